@@ -1,0 +1,131 @@
+"""The record: the typed result of one evaluation cell, with everything needed to repeat it.  No torch.
+
+Records are JSON files, one a cell, read back and validated by pydantic; boards are made from them alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Typed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Score(_Typed):
+    """One number that a protocol gave one student."""
+
+    metric: str = "top1"
+    value: float
+    """Accuracies are fractions in [0, 1]."""
+    network: str
+    seed: int
+    """Of the student, derived from the cell's seed."""
+    task: str = ""
+    """Target data set or continual-learning step where it is not the plain test set."""
+    chosen_by: Literal["last", "best-epoch", "best-snapshot", "lr"] = "last"
+    chosen_on: Literal["none", "holdout", "test"] = "none"
+
+
+class DistilCell(_Typed):
+    """One method x recipe x data set x ipc x seed."""
+
+    method: str
+    recipe: str = "auto"
+    settings: dict[str, Any] = Field(default_factory=dict)
+    dataset: str
+    ipc: int
+    seed: int
+
+
+class Cell(_Typed):
+    """An evaluation cell: a distil cell x protocol x network."""
+
+    distil: DistilCell
+    protocol: str
+    network: str
+    repeats: int = Field(ge=1)
+
+
+class Bytes(_Typed):
+    """Bytes of the set by part; ``beside`` (teachers, encoders, full data) is never summed in."""
+
+    images: int
+    labels: int
+    codec: int = 0
+    space: int = 0
+    program: int = 0
+    beside: dict[str, int] = Field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        return self.images + self.labels + self.codec + self.space + self.program
+
+
+class Spent(_Typed):
+    """Time and memory.  ``distil_*`` is the construction of the set, ``evaluate_*`` the training and test of the students."""
+
+    distil_s: float = 0.0
+    distil_peak_mib: float = 0.0
+    distil_device: str = ""
+    teacher_s: float = 0.0
+    iterations: int = 0
+    iterations_per_s: float = 0.0
+    evaluate_s: float = 0.0
+    evaluate_peak_mib: float = 0.0
+    compile_s: float = 0.0
+
+
+class Provenance(_Typed):
+    """Versions and machine facts that decide the bits of a result."""
+
+    ddbench: str
+    revision: str = ""
+    """Code revision of a checkout, with ``+`` where it had local changes; not part of the cell key."""
+    python: str = ""
+    torch: str = ""
+    torchvision: str = ""
+    platform: str = ""
+    device: str = ""
+    device_name: str = ""
+    threads: int = 0
+    precision: str = "fp32"
+    engine: str = ""
+    """The engine's path: plain, compiled, stacked, stacked-compiled."""
+
+
+class Record(_Typed):
+    """One evaluation cell's outcome."""
+
+    schema_version: int = 1
+    key: str
+    """Cell key: changes with anything that may change the result (see docs/architecture.md)."""
+    set_key: str
+    """Key of the distilled set."""
+    cell: Cell
+    status: Literal["ok", "partial", "failed", "skipped"]
+    reason: str = ""
+    """Why it failed or was skipped; how far a partial set came."""
+    protocol_version: str = ""
+    comparable: bool = True
+    """False for protocols whose numbers are not comparable with published ones."""
+    family: str = ""
+    labels: str = "hard"
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Every setting of the method as run."""
+    recipe: str = ""
+    """The recipe as resolved, and its source."""
+    recipe_source: str = ""
+    data_fingerprint: str = ""
+    set_fingerprint: str = ""
+    items: int = 0
+    """Training items that the set decodes to."""
+    classes: int = 0
+    scores: list[Score] = Field(default_factory=list)
+    bytes: Bytes | None = None
+    spent: Spent = Field(default_factory=Spent)
+    provenance: Provenance
+    created: str = ""
+    """UTC, ISO 8601."""

@@ -1,0 +1,135 @@
+"""The rows that protocols are made of: how students are trained, and which views of the items they see.  No torch.
+
+A protocol is mostly one :class:`TrainPlan`.  It is plain data, so that listing, planning and boards need no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+OPTIMISERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "steps", "cosine")
+LOSSES = ("ce", "kl", "mse", "mse-gt")
+
+
+@dataclass(frozen=True)
+class ViewPlan:
+    """Which augmented views of the items exist, reproducible from ``seed`` alone: order, crop, flip and mix of every epoch.
+
+    A stored label is a labeller's answer to one view of one ViewPlan; under another plan it means nothing, hence
+    a different plan is an error, never a re-draw.  Source: specs of the KD protocols (SRe2L, FKD).
+    """
+
+    epochs: int
+    """Epochs for which views exist (count)."""
+    batch: int
+    """Items a batch; the last short batch of an epoch is kept."""
+    seed: int = 42
+    """Drives order, crops, flips and mixes; every (epoch, item) and (epoch, batch) has a generator of its own."""
+    order: str = "shuffled"
+    """``shuffled`` | ``sequential``."""
+    crop: str = "none"
+    """``none`` | ``pad`` (zero pad ``crop_pad``, crop back) | ``resized`` (random resized crop, area ``crop_scale``)."""
+    crop_pad: int = 4
+    """Pixels of padding on every side for ``pad``."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Area fractions between which a ``resized`` crop is drawn."""
+    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
+    """Aspect ratios between which a ``resized`` crop is drawn (log-uniform)."""
+    flip: float = 0.0
+    """Probability of a horizontal mirror."""
+    mix: str = "none"
+    """``none`` | ``mixup`` | ``cutmix``; one law, one permutation, one draw a batch."""
+    mix_alpha: float = 1.0
+    """Parameter of the Beta(alpha, alpha) law of the mixing weight."""
+    boxes: str | None = None
+    """Name of the stored tensors with explicit boxes (label files of FKD); None: drawn from ``seed``."""
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """How one student is trained on a distilled set and when it is tested.
+
+    ``milestones`` counts finished epochs: with ``(502,)`` epochs 0..501 run at ``lr`` and epoch 502 starts at ``lr * gamma``.
+    """
+
+    epochs: int
+    """Epochs in all (the classic protocol's "1000 epochs" are 1,001)."""
+    batch: int = 256
+    """Items a step; the last short batch of an epoch is kept unless ``drop_last``."""
+    optimiser: str = "sgd"
+    """``sgd`` | ``adam`` | ``adamw``."""
+    lr: float = 0.01
+    """Peak learning rate (dimensionless)."""
+    momentum: float = 0.9
+    """SGD momentum; unused by adam and adamw."""
+    nesterov: bool = False
+    """Nesterov form of SGD momentum."""
+    weight_decay: float = 5e-4
+    """Weight decay: added to the gradient for sgd and adam, decoupled for adamw."""
+    decay_on: str = "all"
+    """``all`` parameters, or ``matrices`` (more than one dimension and a name with "weight")."""
+    schedule: str = "constant"
+    """``constant`` | ``steps`` (milestones, gamma) | ``cosine`` (0.5 * (1 + cos(pi e / (epochs * eta))), per epoch)."""
+    milestones: tuple[int, ...] = ()
+    """Counts of finished epochs after which the learning rate is multiplied by ``gamma``."""
+    gamma: float = 0.1
+    """Factor at each milestone."""
+    reset_optimiser: bool = False
+    """Make a new optimiser (momentum dropped) at each milestone, as the classic protocol does."""
+    eta: float = 1.0
+    """Stretch of the cosine: 2 ends near half of the peak."""
+    augment: str = "none"
+    """``none`` | ``dsa`` (classic one-of lottery; flip left out where the data set forbids it) | ``dc`` (before DSA)."""
+    views: ViewPlan | None = None
+    """View plan that makes the batches instead of shuffling, for teacher-labelled protocols."""
+    loss: str = "ce"
+    """``ce`` | ``kl`` (temperature) | ``mse`` | ``mse-gt``."""
+    temperature: float = 1.0
+    """Softmax temperature of teacher and student in ``kl``."""
+    temperature_squared: bool = False
+    """Whether ``kl`` is multiplied by temperature squared."""
+    hard_weight: float = 0.0
+    """Weight of the hard-label cross-entropy in ``mse-gt``."""
+    drop_last: bool = False
+    """Drop the last short batch of an epoch."""
+    max_steps: int | None = None
+    """Cap on optimiser steps in all; with it ``epochs`` is only an upper bound (used for full data)."""
+    networks: tuple[str, ...] = ("ConvNet",)
+    """Registered names of the default students."""
+    repeats: int = 5
+    """Fresh students a distilled set and network (count)."""
+    metric: str = "top1"
+    """Metric on the untouched test set; a fraction in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        for field, value, valid in (
+            ("optimiser", self.optimiser, OPTIMISERS),
+            ("schedule", self.schedule, SCHEDULES),
+            ("loss", self.loss, LOSSES),
+            ("augment", self.augment, ("none", "dsa", "dc")),
+            ("decay_on", self.decay_on, ("all", "matrices")),
+        ):
+            if value not in valid:
+                raise ValueError(f"TrainPlan.{field} is {value!r}; expected one of {', '.join(valid)}")
+        for field, count in (("epochs", self.epochs), ("batch", self.batch), ("repeats", self.repeats)):
+            if count < 1:
+                raise ValueError(f"TrainPlan.{field} is {count}; expected at least 1")
+
+    def lr_at(self, epoch: int) -> float:
+        """Learning rate of the given epoch (0-based), dimensionless."""
+        if self.schedule == "steps":
+            return self.lr * self.gamma ** sum(epoch >= m for m in self.milestones)
+        if self.schedule == "cosine":
+            from math import cos, pi
+
+            return self.lr * 0.5 * (1 + cos(pi * epoch / (self.epochs * self.eta)))
+        return self.lr
+
+    def changed(self, **fields: Any) -> TrainPlan:
+        """A copy with some fields replaced."""
+        return replace(self, **fields)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
