@@ -6,8 +6,10 @@ Nothing here trains, reads or writes; ``codecs.py`` decodes, ``sets.py`` reads a
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -30,6 +32,29 @@ def tensor_hash(*tensors: Tensor) -> str:
         for start in range(0, flat.numel(), 1 << 26):  # 64 MiB at a time: a memory-mapped set is never read whole
             digest.update(flat[start : start + (1 << 26)].numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def canonical(value: Any) -> str:
+    """JSON text that is equal for equal settings: keys sorted, tuples as lists, numpy and one-element tensors as numbers.
+
+    Raises:
+        TypeError: a value that JSON cannot hold.
+    """
+
+    def plain(x: Any) -> Any:
+        if hasattr(x, "item") and callable(x.item):
+            return x.item()
+        if isinstance(x, Mapping):
+            return dict(x)
+        raise TypeError(f"{x!r} ({type(x).__name__}) cannot be stored as JSON; use numbers, texts, lists and mappings")
+
+    return json.dumps(value, sort_keys=True, default=plain, ensure_ascii=False)
+
+
+def _check_finite(what: str, t: Tensor | None) -> None:
+    if t is not None and t.is_floating_point() and not bool(torch.isfinite(t).all()):
+        bad = int((~torch.isfinite(t)).sum())
+        raise ValueError(f"{what}: {bad} of {t.numel()} values are not finite (NaN or infinity); expected finite numbers")
 
 
 # ------------------------------------------------------------------------------------------------ real data
@@ -150,9 +175,22 @@ class ZCA:
     eps: float
     fitted_on: str
 
-    @property
+    def __post_init__(self) -> None:
+        d = self.mean.numel()
+        if tuple(self.mean.shape) != (d,) or tuple(self.transform.shape) != (d, d):
+            raise ValueError(
+                f"ZCA has mean {tuple(self.mean.shape)} and transform {tuple(self.transform.shape)}; "
+                f"expected (D,) and (D, D)"
+            )
+
+    @cached_property
     def hash(self) -> str:
+        """Of mean and transform."""
         return tensor_hash(self.mean, self.transform)
+
+    @cached_property
+    def _back(self) -> Tensor:
+        return torch.linalg.pinv(self.transform.double())  # 3,072 x 3,072 takes seconds: once
 
     def __call__(self, x: Tensor) -> Tensor:
         """Whiten x (N, C, H, W)."""
@@ -160,9 +198,8 @@ class ZCA:
         return (flat @ self.transform.to(x)).view_as(x)
 
     def inverse(self, x: Tensor) -> Tensor:
-        """Undo the whitening (pseudo-inverse), for pictures."""
-        back = torch.linalg.pinv(self.transform.double()).to(x)
-        return (x.flatten(1) @ back + self.mean.to(x)).view_as(x)
+        """Undo the whitening (pseudo-inverse): for pictures, and for networks that want another space."""
+        return (x.flatten(1) @ self._back.to(x) + self.mean.to(x)).view_as(x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,17 +243,42 @@ class Space:
         unit = images.to(torch.float32) / 255
         return self._standardise(unit, self.real_mean or self.mean, self.real_std or self.std)
 
+    def input_to_unit(self, x: Tensor) -> Tensor:
+        """Network inputs -> the [0, 1] scale, unclamped: the inverse of what ``unit`` values go through."""
+        if self.zca is not None:
+            x = self.zca.inverse(x)
+        shape = (1, len(self.mean), 1, 1)
+        return x * x.new_tensor(list(self.std)).view(shape) + x.new_tensor(list(self.mean)).view(shape)
+
+    def unit_to_input(self, unit: Tensor) -> Tensor:
+        """Pixels on the [0, 1] scale, float (n, C, H, W) -> network inputs; differentiable."""
+        return self._standardise(unit, self.mean, self.std)
+
     def to_unit(self, stored: Tensor) -> Tensor:
         """Stored values -> pixels on the [0, 1] scale, for pictures; clamped."""
         if self.stored == "uint8":
             return stored.float() / 255
         x = stored.float()
-        if self.stored == "input":
-            if self.zca is not None:
-                x = self.zca.inverse(x)
-            shape = (1, len(self.mean), 1, 1)
-            x = x * x.new_tensor(list(self.std)).view(shape) + x.new_tensor(list(self.mean)).view(shape)
-        return x.clamp(0, 1)
+        return (self.input_to_unit(x) if self.stored == "input" else x).clamp(0, 1)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data: what this space is, the whitening by its hash."""
+        zca = None
+        if self.zca is not None:
+            zca = {"hash": self.zca.hash, "eps": self.zca.eps, "fitted_on": self.zca.fitted_on}
+        return {
+            "stored": self.stored,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "zca": zca,
+            "real_mean": None if self.real_mean is None else list(self.real_mean),
+            "real_std": None if self.real_std is None else list(self.real_std),
+        }
+
+    def same_inputs(self, other: Space) -> bool:
+        """Whether network inputs mean the same in both spaces."""
+        hashes = [None if s.zca is None else s.zca.hash for s in (self, other)]
+        return (tuple(self.mean), tuple(self.std)) == (tuple(other.mean), tuple(other.std)) and hashes[0] == hashes[1]
 
 
 # ------------------------------------------------------------------------------------------------ distilled sets
@@ -237,25 +299,39 @@ class NetworkRef:
     ``source``: ``inline`` (``key`` is a prefix of tensors in the set; their bytes count as labels), ``cache`` (``key`` is a
     fingerprint in the teacher cache) or ``public`` (``key`` is an id such as ``torchvision:resnet18/IMAGENET1K_V1``).
     ``low_rank`` is the prefix of inline low-rank parts (``<prefix><parameter>.A`` and ``.B``; weight += A @ B), counted too.
+    ``weight``: of its logits in the labeller's mean (CV-DD's committee; only ratios count).  ``size``: side to which its
+    inputs are resized bilinearly, None: as they come (HeLlO's encoder).  ``outputs``: the logits of a public network that
+    are the classes, in their order (RDED's heads sliced to an ImageNet subset), None: all.
     """
 
     architecture: str
     source: str
     key: str
     low_rank: str | None = None
+    weight: float = 1.0
+    size: int | None = None
+    outputs: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.source not in ("inline", "cache", "public"):
             raise ValueError(f"network source is {self.source!r}; expected inline, cache or public")
+        if not self.key or self.low_rank == "":
+            raise ValueError(f"a network of {self.architecture} has an empty key or prefix; expected a name")
+        if not 0 < self.weight < float("inf"):
+            raise ValueError(f"network weight is {self.weight}; expected a positive number")
+        if self.outputs is not None and self.source != "public":
+            raise ValueError(f"outputs are chosen from a {self.source} network; expected that of public networks only")
 
 
 @dataclass(frozen=True, eq=False)
 class Labeller:
-    """Networks that label views of the items: mean of their logits.
+    """Networks that label views of the items: weighted mean of their logits.
 
     ``batch_norm``: ``eval`` (running statistics) or ``train-halves`` (batch statistics of the first floor(B/2) images and of
-    the rest, apart).  ``sees``: the ``augmented`` batch or the ``clean`` item.  ``views``: the plan whose answers are
-    stored beside the set as memory-mapped shards; None: the networks answer while the student trains.
+    the rest, apart; dropout stays off).  ``sees``: the ``augmented`` batch or the ``clean`` item.  ``views``: the plan whose
+    answers are stored beside the set as memory-mapped shards; None: the networks answer while the student trains.
+    ``combine``: ``mean``, or ``norm-mean``, which first gives every network's batch of logits the mean Frobenius norm
+    (G-VBSM on ImageNet-1K).  ``space`` is that of the networks' inputs; its ``stored`` does not matter.
     """
 
     networks: tuple[NetworkRef, ...]
@@ -263,8 +339,11 @@ class Labeller:
     batch_norm: str = "eval"
     sees: str = "augmented"
     views: ViewPlan | None = None
+    combine: str = "mean"
 
     def __post_init__(self) -> None:
+        if self.combine not in ("mean", "norm-mean"):
+            raise ValueError(f"labeller combine is {self.combine!r}; expected mean or norm-mean")
         if not self.networks:
             raise ValueError("a labeller has no networks; expected at least one")
         if self.batch_norm not in ("eval", "train-halves"):
@@ -272,13 +351,24 @@ class Labeller:
         if self.sees not in ("augmented", "clean"):
             raise ValueError(f"labeller sees {self.sees!r}; expected augmented or clean")
 
+    def describe(self) -> dict[str, Any]:
+        """Plain data: all of this labeller but the weights of its networks."""
+        return {
+            "networks": [asdict(n) for n in self.networks],
+            "space": self.space.describe(),
+            "batch_norm": self.batch_norm,
+            "sees": self.sees,
+            "views": None if self.views is None else asdict(self.views),
+            "combine": self.combine,
+        }
+
 
 @dataclass(frozen=True, eq=False)
 class Targets:
     """What the items are trained towards, one row an item (a codec may say that items share a stored row).
 
-    ``ids`` int64 (n,) or None; ``soft`` float (n, K) or None with its ``kind``; ``weights`` float (n,) or None.
-    Temperature and loss belong to the protocol.
+    ``ids`` int64 (n,) or None; ``soft`` float (n, K) or None with its ``kind`` (``values``: any width, representations
+    or distances); ``weights`` float (n,) or None.  Temperature and loss belong to the protocol.
     """
 
     ids: Tensor | None = None
@@ -293,8 +383,14 @@ class Targets:
                 f"soft targets of kind {self.kind!r} are {'absent' if self.soft is None else 'present'}; "
                 f"expected 'none' without soft targets, else one of {', '.join(SOFT_KINDS[1:])}"
             )
-        if self.ids is not None and (self.ids.dim() != 1 or self.ids.is_floating_point()):
-            raise ValueError(f"label ids are {self.ids.dtype} {tuple(self.ids.shape)}; expected integers (n,)")
+        if self.ids is not None:
+            if self.ids.dim() != 1 or self.ids.is_floating_point() or self.ids.dtype == torch.bool:
+                raise ValueError(f"label ids are {self.ids.dtype} {tuple(self.ids.shape)}; expected integers (n,)")
+            object.__setattr__(self, "ids", self.ids.to(torch.int64))
+        for name, t, dims, form in (("soft labels", self.soft, 2, "(n, K)"), ("weights", self.weights, 1, "(n,)")):
+            if t is not None and (t.dim() != dims or not t.is_floating_point()):
+                raise ValueError(f"{name} are {t.dtype} {tuple(t.shape)}; expected floats {form}")
+            _check_finite(name, t)
         if self.ids is None and self.soft is None and self.labeller is None:
             raise ValueError("targets are empty; expected label ids, soft targets or a labeller")
         rows = {name: len(t) for name, t in self.rows().items()}
@@ -312,8 +408,9 @@ class Program:
     """How a set wants to be trained on: learned step sizes, and for (T,) sizes the batches they belong to.
 
     ``step_sizes``: (1,) a learned learning rate, or (T,) one a step.  ``order``: T batches, each a tuple of item indices,
-    in order, replayed as plain gradient descent (Wang et al. 2018).  ``init``: the law of the initial weights
-    (``default`` PyTorch's, ``xavier-normal``) or a tensor prefix ``inline:<prefix>`` of frozen weights.
+    in order, replayed as plain gradient descent (Wang et al. 2018); T counts every pass, as its sizes differ.
+    ``init``: the law of the initial weights (``default`` PyTorch's, ``xavier-normal``) or a tensor prefix
+    ``inline:<prefix>`` of frozen weights.
     """
 
     step_sizes: Tensor
@@ -325,6 +422,12 @@ class Program:
             raise ValueError(
                 f"step sizes are {self.step_sizes.dtype} {tuple(self.step_sizes.shape)}; expected floats (1,) or (T,)"
             )
+        _check_finite("step sizes", self.step_sizes)
+        inline = self.init.startswith("inline:") and self.init != "inline:"
+        if self.init not in ("default", "xavier-normal") and not inline:
+            raise ValueError(f"program init is {self.init!r}; expected default, xavier-normal or inline:<prefix>")
+        if self.order is not None and not all(self.order):
+            raise ValueError("the program's order has an empty batch; expected item indices in each")
         if self.order is not None and len(self.order) != len(self.step_sizes):
             raise ValueError(f"{len(self.step_sizes)} step sizes for {len(self.order)} batches; expected one a batch")
         if self.order is None and len(self.step_sizes) != 1:
@@ -415,17 +518,26 @@ class DistilledSet:
         return replace(self, **what)
 
     def fingerprint(self) -> str:
-        """Hash of all that decides what a student sees: tensors, codec, targets, space, program."""
-        parts = dict(self.tensors)
+        """Hash of all that decides what a student sees: tensors, codec, targets, space, program, and the real data named.
+
+        Equal before writing and after reading.
+        """
+        parts = {f"tensors.{k}": v for k, v in self.tensors.items()}
         parts.update({f"targets.{k}": v for k, v in self.targets.rows().items()})
         if self.program is not None:
             parts["program.step_sizes"] = self.program.step_sizes
-        text = repr((self.codec, self.targets.kind, self.kind, self.program and (self.program.order, self.program.init)))
-        if self.space is not None:
-            text += repr([(f.name, getattr(self.space, f.name)) for f in fields(Space) if f.name != "zca"])
-            text += self.space.zca.hash if self.space.zca else ""
         labeller = self.targets.labeller
-        text += repr((labeller.networks, labeller.batch_norm, labeller.sees, labeller.views) if labeller else None)
+        text = canonical(
+            {
+                "codec": [self.codec.name, self.codec.settings],
+                "targets": self.targets.kind,
+                "kind": self.kind,
+                "program": None if self.program is None else [self.program.order, self.program.init],
+                "space": None if self.space is None else self.space.describe(),
+                "labeller": None if labeller is None else labeller.describe(),
+                "data": self.card.data_fingerprint,
+            }
+        )
         digest = hashlib.sha256(text.encode())
         for name in sorted(parts):
             digest.update(f"{name}={tensor_hash(parts[name])}".encode())
@@ -440,9 +552,11 @@ class Items:
     """Training items, decoded, on one device: what the engine reads.
 
     ``stored`` (n, ...) decoded values, as small as they may stay (uint8 for subsets); ``to_input`` maps a batch of them to
-    network inputs (b, C, H, W).  ``ids`` (n,), ``soft`` (n, K), ``weights`` (n,) or None.  ``law(epoch, generators)`` gives
-    the item indices of an epoch where the set is resampled (RS2); ``visit(batch, generator)`` is the codec's random form
-    of a batch for one visit (patch shuffle, random tile).
+    network inputs (b, C, H, W).  Where the decoded items would not fit the memory limit, ``stored`` (n,) holds item numbers and
+    ``to_input`` decodes a batch of them; only ``to_input`` may be relied on.  ``ids`` (n,), ``soft`` (n, K), ``weights``
+    (n,) or None.  ``law(epoch, generators)`` gives the item indices of an epoch, in order, where the set is resampled
+    (RS2); any epoch can be asked for.  ``visit(batch, generator)`` is the codec's random form of a batch for one visit
+    (patch shuffle, random tile), applied to a batch of ``stored`` before ``to_input``.  ``space`` is that of the inputs.
     """
 
     stored: Tensor
@@ -457,6 +571,7 @@ class Items:
     visit: Callable[[Tensor, torch.Generator], Tensor] | None = None
     flip: bool = True
     """Whether a mirrored image keeps its class: decides the augmentation's strategy."""
+    space: Space | None = None
 
     def __len__(self) -> int:
         return len(self.stored)

@@ -1,0 +1,1 @@
+"""Augmentation of image batches: ``dsa`` (differentiable, siamese) and ``classic`` (DC's, before DSA)."""

@@ -1,0 +1,354 @@
+"""Boards: records -> tables and plots.  Rebuilt without running anything, and without importing torch.
+
+What the columns mean:
+
+* ``top1_pct_mean``, ``top1_pct_std``: mean and population deviation over all students of all distillations, in percent,
+  as the field pools them; ``n`` counts students, ``distillations`` counts sets (seeds).
+* ``ci95_low_pct``, ``ci95_high_pct``: 95 % interval of the mean by Student's t over distillations, the students of one
+  distillation averaged first; empty for a single distillation.
+* ``vs_random_pct`` and its interval: the difference from ``random`` at the same ipc, protocol and network, paired by seed:
+  ``vs_random_n`` counts distillations that both have.
+* ``share_of_full_pct``: the mean as a share of the full-data accuracy with the same network; ``full`` is trained under a
+  step-capped protocol of its own, named in ``full_protocol``.
+* ``bytes_total``: images, labels, codec, space and program; what stands beside the set (teachers, full data) is apart.
+
+Only scores of the last epoch count (``chosen_by = last``); only records of equal protocol Major.Minor and equal data are
+pooled.  Where a cell was measured more than once the newest record stands.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ddbench.records import Record
+from ddbench.store import write_text, writing
+
+UPPER_BOUND = "full"
+FLOOR = "random"
+
+_GROUP = ["dataset", "protocol", "protocol_version", "network", "ipc", "method", "recipe", "overrides", "data_fingerprint"]
+
+
+@dataclass(frozen=True)
+class Board:
+    """The tables of one data set.  ``table`` has one row a (protocol, network, ipc, method, recipe)."""
+
+    dataset: str
+    table: pd.DataFrame
+    without_score: list[str] = field(default_factory=list)
+    superseded: int = 0
+
+
+def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
+    """Student's t interval of the mean of independent values; None for fewer than two of them."""
+    from scipy import stats
+
+    n = len(values)
+    if n < 2:
+        return None
+    series = pd.Series(values, dtype=float)
+    half = float(stats.t.ppf(0.5 + level / 2, n - 1)) * float(series.std(ddof=1)) / math.sqrt(n)
+    return float(series.mean()) - half, float(series.mean()) + half
+
+
+def _major_minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
+def _rows(records: Iterable[Record]) -> pd.DataFrame:
+    """One row a record with a score of the last epoch."""
+    rows: list[dict[str, Any]] = []
+    for r in records:
+        values = [s.value for s in r.scores if s.chosen_by == "last" and not s.task]
+        if r.status not in ("ok", "partial") or not values:
+            continue
+        d = r.cell.distil
+        rows.append(
+            {
+                "dataset": d.dataset,
+                "protocol": r.cell.protocol,
+                "protocol_version": _major_minor(r.protocol_version),
+                "network": r.cell.network,
+                "ipc": d.ipc,
+                "method": d.method,
+                "recipe": r.recipe or d.recipe,
+                "overrides": ", ".join(f"{k}={v}" for k, v in sorted(d.settings.items())),
+                "data_fingerprint": r.data_fingerprint,
+                "seed": d.seed,
+                "values": values,
+                "family": r.family,
+                "labels": r.labels,
+                "comparable": r.comparable,
+                "partial": r.status == "partial",
+                "bytes": r.bytes,
+                "spent": r.spent,
+                "device": r.provenance.device,
+                "precision": r.provenance.precision,
+                "engine": r.provenance.engine,
+                "created": r.created,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _joined(values: Iterable[Any]) -> str:
+    return " ".join(sorted({str(v) for v in values if str(v)}))
+
+
+def _summary(group: pd.DataFrame) -> dict[str, Any]:
+    pooled = pd.Series([100 * v for values in group["values"] for v in values])
+    per_set = [100 * sum(v) / len(v) for v in group["values"]]
+    interval = mean_interval(per_set)
+    spent, sizes = list(group["spent"]), [b for b in group["bytes"] if b is not None]
+    size = sizes[0] if sizes else None
+    return {
+        "family": group["family"].iloc[0],
+        "labels": group["labels"].iloc[0],
+        "top1_pct_mean": pooled.mean(),
+        "top1_pct_std": pooled.std(ddof=0),
+        "n": len(pooled),
+        "distillations": len(group),
+        "ci95_low_pct": interval[0] if interval else math.nan,
+        "ci95_high_pct": interval[1] if interval else math.nan,
+        "bytes_total": max((b.total for b in sizes), default=math.nan),
+        "bytes_images": size.images if size else math.nan,
+        "bytes_labels": size.labels if size else math.nan,
+        "bytes_beside": sum(size.beside.values()) if size else math.nan,
+        "distil_s": pd.Series([s.distil_s for s in spent]).mean(),
+        "teacher_s": pd.Series([s.teacher_s for s in spent]).mean(),
+        "distil_peak_mib": max(s.distil_peak_mib for s in spent),
+        "evaluate_s": pd.Series([s.evaluate_s for s in spent]).mean(),
+        "device": _joined(group["device"]),
+        "precision": _joined(group["precision"]),
+        "comparable": bool(group["comparable"].all()),
+        "partial": bool(group["partial"].any()),
+    }
+
+
+def _seed_means(rows: pd.DataFrame) -> dict[int, float]:
+    return {int(s): 100 * sum(v) / len(v) for s, v in zip(rows["seed"], rows["values"], strict=True)}
+
+
+def make(records: Iterable[Record]) -> list[Board]:
+    """Boards, one a data set, in alphabetical order.
+
+    Args:
+        records: any mix; failed and skipped ones are listed with their reason, never dropped in silence.
+    """
+    records = list(records)
+    unscored: dict[str, list[str]] = {}
+    for r in records:
+        if r.status in ("failed", "skipped"):
+            d = r.cell.distil
+            unscored.setdefault(d.dataset, []).append(
+                f"{d.method} ({d.recipe}), ipc {d.ipc}, seed {d.seed}, {r.cell.protocol}, {r.cell.network}: "
+                f"{r.status}: {r.reason}"
+            )
+    rows = _rows(records)
+    boards: list[Board] = []
+    names = sorted({*unscored, *(rows["dataset"] if len(rows) else [])})
+    for dataset in names:
+        mine = rows[rows["dataset"] == dataset] if len(rows) else rows
+        total = len(mine)
+        if total:
+            mine = mine.sort_values("created").drop_duplicates([*_GROUP, "seed"], keep="last")
+        boards.append(Board(dataset, _table(mine), sorted(unscored.get(dataset, [])), total - len(mine)))
+    return boards
+
+
+def _table(rows: pd.DataFrame) -> pd.DataFrame:
+    columns = [
+        *("rank", "method", "family", "recipe", "overrides", "ipc", "labels"),
+        *("top1_pct_mean", "top1_pct_std", "n", "distillations", "ci95_low_pct", "ci95_high_pct"),
+        *("vs_random_pct", "vs_random_low_pct", "vs_random_high_pct", "vs_random_n", "share_of_full_pct", "full_protocol"),
+        *("bytes_total", "bytes_images", "bytes_labels", "bytes_beside"),
+        *("distil_s", "teacher_s", "distil_peak_mib", "evaluate_s", "device", "precision"),
+        *("protocol", "protocol_version", "network", "comparable", "partial", "data_fingerprint"),
+    ]
+    if not len(rows):
+        return pd.DataFrame(columns=columns)
+    lines: list[dict[str, Any]] = []
+    for key, group in rows.groupby(_GROUP, sort=True):
+        line = dict(zip(_GROUP, key, strict=True)) | _summary(group)
+        same = (rows[c] == line[c] for c in ("protocol", "protocol_version", "network", "ipc", "data_fingerprint"))
+        peers = rows[pd.concat(list(same), axis=1).all(axis=1)]
+        floor = _seed_means(peers[(peers["method"] == FLOOR) & (peers["overrides"] == "")])
+        own = _seed_means(group)
+        if line["method"] not in (FLOOR, UPPER_BOUND) and (both := sorted(own.keys() & floor.keys())):
+            gaps = [own[s] - floor[s] for s in both]
+            interval = mean_interval(gaps)
+            line |= {"vs_random_pct": sum(gaps) / len(gaps), "vs_random_n": len(gaps)}
+            if interval:
+                line |= {"vs_random_low_pct": interval[0], "vs_random_high_pct": interval[1]}
+        full = rows[
+            (rows["method"] == UPPER_BOUND)
+            & (rows["network"] == line["network"])
+            & (rows["data_fingerprint"] == line["data_fingerprint"])
+        ]
+        if len(full) and line["method"] != UPPER_BOUND:
+            best = pd.Series([100 * v for values in full["values"] for v in values]).mean()
+            line |= {"share_of_full_pct": 100 * line["top1_pct_mean"] / best, "full_protocol": _joined(full["protocol"])}
+        lines.append(line)
+    table = pd.DataFrame(lines).reindex(columns=[*columns, *_GROUP[-1:]]).loc[:, lambda t: ~t.columns.duplicated()]
+    table["vs_random_n"] = table["vs_random_n"].astype("Int64")
+    competes = table["method"] != UPPER_BOUND
+    ranks = table[competes].groupby(["protocol", "protocol_version", "network", "ipc", "data_fingerprint"])["top1_pct_mean"]
+    table["rank"] = ranks.rank(ascending=False, method="min").astype("Int64").reindex(table.index)
+    order = ["comparable", "protocol", "protocol_version", "network", "ipc", "rank", "method", "recipe", "overrides"]
+    ascending = [False, *[True] * (len(order) - 1)]
+    return table.sort_values(order, ascending=ascending, na_position="first").reset_index(drop=True)
+
+
+# ------------------------------------------------------------------------------------------------ text
+
+
+def human_bytes(n: float) -> str:
+    """12_300 -> '12.3 kB' (powers of 1000)."""
+    if not math.isfinite(n):
+        return ""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000 or unit == "GB":
+            return f"{n:.0f} B" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    raise AssertionError("unreachable")
+
+
+def _pct(value: float, digits: int = 1) -> str:
+    return "" if pd.isna(value) else f"{value:.{digits}f}"
+
+
+def _line(row: pd.Series) -> dict[str, str]:
+    name = row["method"] + (" (partial)" if row["partial"] else "")
+    recipe = row["recipe"] + (f" + {row['overrides']}" if row["overrides"] else "")
+    interval = "" if pd.isna(row["ci95_low_pct"]) else f"{row['ci95_low_pct']:.1f} .. {row['ci95_high_pct']:.1f}"
+    gap = "" if pd.isna(row["vs_random_pct"]) else f"{row['vs_random_pct']:+.1f}"
+    if gap and not pd.isna(row["vs_random_low_pct"]):
+        gap += f" [{row['vs_random_low_pct']:+.1f}, {row['vs_random_high_pct']:+.1f}]"
+    if gap:
+        gap += f" n={row['vs_random_n']}"
+    return {
+        "ipc": "all" if row["method"] == UPPER_BOUND else str(row["ipc"]),
+        "rank": "" if pd.isna(row["rank"]) else str(row["rank"]),
+        "method": name,
+        "family": row["family"],
+        "recipe": recipe,
+        "labels": row["labels"],
+        "top-1 %": f"{row['top1_pct_mean']:.1f} ± {row['top1_pct_std']:.1f}",
+        "n (sets)": f"{row['n']} ({row['distillations']})",
+        "95 % interval": interval,
+        "vs random": gap,
+        "% of full": _pct(row["share_of_full_pct"]),
+        "bytes": human_bytes(row["bytes_total"]),
+        "distil s": _pct(row["distil_s"]),
+        "peak MiB": _pct(row["distil_peak_mib"], 0),
+        "device": row["device"],
+        "precision": row["precision"],
+    }
+
+
+def markdown(board: Board) -> str:
+    """The board as Markdown: one table a protocol and network."""
+    out = io.StringIO()
+    out.write(f"# {board.dataset}\n\n")
+    out.write(
+        "Top-1 accuracy on the untouched test set after the last epoch: mean ± population deviation over all students; the\n"
+        "interval is Student's t over distillations (students of one set averaged first); `vs random` is paired by seed,\n"
+        "n counting distillations. Bytes are those of the set, labels included. Made from records by `ddbench board`; the\n"
+        "CSV beside this page has every column. Protocols: see PROTOCOLS.md.\n"
+    )
+    if board.table.empty:
+        out.write("\nNo cell of this data set has a score yet.\n")
+    keys = ["protocol", "protocol_version", "network", "data_fingerprint"]
+    for key, part in board.table.groupby(keys, sort=False):
+        protocol, version, network, data = key
+        out.write(f"\n## {protocol} {version}, {network}\n\n")
+        if not part["comparable"].all():
+            out.write(f"`{protocol}` is ddbench's own: **not comparable with published numbers.**\n\n")
+        out.write(pd.DataFrame([_line(r) for _, r in part.iterrows()]).to_markdown(index=False, disable_numparse=True))
+        full = sorted({p for p in part["full_protocol"] if isinstance(p, str)})
+        out.write(f"\n\nData {data}.")
+        if full:
+            out.write(f" `% of full` divides by `full` trained under `{', '.join(full)}` (step-capped) with the same network.")
+        out.write("\n")
+    if board.without_score:
+        out.write("\n## Cells without a score\n\n" + "".join(f"- {line}\n" for line in board.without_score))
+    if board.superseded:
+        out.write(f"\n{board.superseded} older records of cells measured again since are left out.\n")
+    return out.getvalue()
+
+
+# ------------------------------------------------------------------------------------------------ plots
+
+
+def _plot(board: Board, x: str, path: Path) -> None:
+    """Accuracy over ``ipc`` or ``bytes_total``, one panel a protocol and network, 95 % intervals as bars."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    table = board.table[board.table["method"] != UPPER_BOUND]
+    panels = list(table.groupby(["protocol", "network"], sort=False))
+    if not panels:
+        return
+    fig, axes = plt.subplots(1, len(panels), figsize=(6.4 * len(panels), 4.4), squeeze=False, layout="constrained")
+    colours = {m: f"C{i % 10}" for i, m in enumerate(sorted(table["method"].unique()))}
+    markers = "osD^vP*X<>"
+    for ax, ((protocol, network), part) in zip(axes[0], panels, strict=True):
+        lines = list(part.groupby(["method", "recipe", "overrides"]))
+        for i, ((method, recipe, overrides), line) in enumerate(lines):
+            line = line.sort_values(x)
+            # neighbours are set a little apart, so that intervals at equal x stay readable
+            at = line[x] * (1.03 ** (i - (len(lines) - 1) / 2))
+            low = (line["top1_pct_mean"] - line["ci95_low_pct"]).fillna(0)
+            high = (line["ci95_high_pct"] - line["top1_pct_mean"]).fillna(0)
+            twin = len({k[1:] for k, _ in lines if k[0] == method}) > 1
+            label = f"{method} ({recipe}{', ' + overrides if overrides else ''})" if twin else method
+            style = dict(marker=markers[i % len(markers)], color=colours[method], ms=5, capsize=3, lw=1.4)
+            ax.errorbar(at, line["top1_pct_mean"], yerr=[low, high], label=label, **style)
+        full = board.table[(board.table["method"] == UPPER_BOUND) & (board.table["network"] == network)]
+        if len(full):
+            ax.axhline(full["top1_pct_mean"].max(), color="0.4", ls="--", lw=1, label="full data")
+        ax.set_xscale("log")
+        ticks = sorted(table[x].unique())
+        if x == "ipc" or len(ticks) <= 6:
+            name = str if x == "ipc" else human_bytes
+            ax.set_xticks(ticks, [name(t) for t in ticks])
+        else:
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: human_bytes(v)))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.set_xlabel("images per class (IPC)" if x == "ipc" else "bytes of the set, labels included")
+        ax.set_ylabel("test top-1, %")
+        note = "" if part["comparable"].all() else " (not comparable with published numbers)"
+        ax.set_title(f"{board.dataset}: {protocol}{note}\n{network}", fontsize=10)
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize=8)
+    with writing(path) as temporary:
+        fig.savefig(temporary, dpi=130, format="png")
+    plt.close(fig)
+
+
+def write(boards: Iterable[Board], out: Path, plots: bool = True) -> list[Path]:
+    """Write ``<dataset>.csv``, ``.md``, ``-ipc.png`` and ``-bytes.png`` of every board into ``out``; returns the paths."""
+    made: list[Path] = []
+    for board in boards:
+        stem = board.dataset.replace("/", "_").replace(":", "_")
+        for suffix, text in ((".csv", board.table.to_csv(index=False, float_format="%.6g")), (".md", markdown(board))):
+            path = out / f"{stem}{suffix}"
+            write_text(path, text)
+            made.append(path)
+        if plots and len(board.table):
+            for x, suffix in (("ipc", "-ipc.png"), ("bytes_total", "-bytes.png")):
+                path = out / f"{stem}{suffix}"
+                _plot(board, x, path)
+                if path.exists():
+                    made.append(path)
+    return made

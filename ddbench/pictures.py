@@ -1,0 +1,142 @@
+"""Contact sheets of real and distilled images, as PNG files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from ddbench import codecs, store
+from ddbench.contract import DistilledSet, ImageData, RealData
+
+_GAP = 2
+_CELL = 48
+"""Smaller images are enlarged, by a whole factor, to at least so many pixels a side."""
+_ROWS = 50
+"""Data sets with more classes show the first so many."""
+
+
+def sheet(
+    images: Tensor,
+    path: str | os.PathLike[str],
+    columns: int = 10,
+    *,
+    scale: int | None = None,
+    titles: Sequence[str] | None = None,
+) -> Path:
+    """Write images as one PNG, row by row.
+
+    Args:
+        images: (n, C, H, W) on the [0, 1] scale, C 1 or 3; values outside are clipped.
+        columns: images a row.
+        scale: whole factor of nearest-neighbour enlargement; None: as much as tiny images need to be seen.
+        titles: one a row, written on the left.
+
+    Raises:
+        ValueError: another shape, no image, values that are not finite, or a wrong number of titles.
+        store.WriteError: the file cannot be written.
+    """
+    if images.dim() != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
+        raise ValueError(f"images to show have shape {tuple(images.shape)}; expected (n, 1 or 3, H, W) with n >= 1")
+    if not bool(torch.isfinite(images).all()):
+        raise ValueError(f"{int((~torch.isfinite(images)).sum())} pixels to show are not finite")
+    if columns < 1 or (scale is not None and scale < 1):
+        raise ValueError(f"a sheet of {columns} columns at scale {scale}; expected at least 1 each")
+    rows = -(-len(images) // columns)
+    if titles is not None and len(titles) != rows:
+        raise ValueError(f"{len(titles)} titles for {rows} rows; expected one a row")
+    height = images.shape[2]
+    scale = scale or max(1, -(-_CELL // max(height, images.shape[3])))
+    big = images.detach().float().cpu().clamp(0, 1)
+    big = big.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
+    grid = make_grid(big, nrow=columns, padding=_GAP, pad_value=1.0)
+    pixels = (grid * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    picture = Image.fromarray(pixels)
+    if titles is not None:
+        picture = _titled(picture, titles, height * scale + _GAP)
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"the sheet {path} has the suffix {path.suffix!r}; expected .png")
+    with store.writing(path) as temporary:
+        picture.save(temporary, format="PNG")
+    return path
+
+
+def _titled(picture: Image.Image, titles: Sequence[str], step: int) -> Image.Image:
+    font = ImageFont.load_default(size=12)
+    short = [t if len(t) <= 24 else t[:23] + "…" for t in titles]
+    margin = max(int(font.getlength(t)) for t in short) + 10
+    wide = Image.new("RGB", (picture.width + margin, picture.height), "white")
+    wide.paste(picture, (margin, 0))
+    draw = ImageDraw.Draw(wide)
+    for row, title in enumerate(short):
+        draw.text((margin - 6, _GAP + row * step + step // 2), title, fill="black", font=font, anchor="rm")
+    return wide
+
+
+def samples(real: RealData | ImageData, per_class: int, path: str | os.PathLike[str]) -> Path:
+    """A sheet with the first ``per_class`` training images of each class (of the first 50 classes), one row a class."""
+    data = real.train if isinstance(real, RealData) else real
+    if per_class < 1:
+        raise ValueError(f"{per_class} samples a class; expected at least 1")
+    rows = []
+    for c in range(min(data.classes, _ROWS)):
+        chosen = data.of_class(c)[:per_class]
+        rows.append(data.images[chosen.to(data.images.device)].cpu().float() / 255)
+    return _rows_sheet(rows, path, [_class_name(data, c) for c in range(len(rows))])
+
+
+def _rows_sheet(rows: Sequence[Tensor], path: str | os.PathLike[str], titles: Sequence[str]) -> Path:
+    """One row each; short rows end in white."""
+    columns = max(len(r) for r in rows)
+    shape = next(r.shape[1:] for r in rows if len(r))
+    filled = [torch.cat([r.reshape(-1, *shape), torch.ones(columns - len(r), *shape)]) for r in rows]
+    return sheet(torch.cat(filled), path, columns, titles=titles)
+
+
+def _class_name(data: ImageData | None, c: int) -> str:
+    return data.class_names[c] if data is not None and c < len(data.class_names) else str(c)
+
+
+def distilled_sheet(
+    distilled: DistilledSet,
+    real: ImageData | None,
+    path: str | os.PathLike[str],
+    *,
+    decoded: bool = False,
+    per_class: int = 10,
+) -> Path:
+    """A sheet of a distilled set: one row a class (the first 50), at most ``per_class`` images each, as pixels on [0, 1].
+
+    Args:
+        real: the training images; needed by subset codecs, else only for the names of the classes.
+        decoded: show the training items that the codec makes, not the stored images (they differ for grid codecs).
+
+    Raises:
+        ValueError: the set holds no images.
+    """
+    if distilled.kind != "image":
+        raise ValueError(f"a distilled set of kind {distilled.kind!r} has no pictures; expected kind 'image'")
+    stored = distilled.tensors.get("images")
+    ids, soft = distilled.targets.ids, distilled.targets.soft
+    if decoded or stored is None or stored.dim() != 4:
+        items = codecs.items(distilled, real, torch.device("cpu"))
+        stored, ids, soft = items.stored, items.ids, items.soft
+        if stored.dim() != 4:
+            raise ValueError(f"the items have shape {tuple(stored.shape)}; expected images (n, C, H, W)")
+    if stored.dtype == torch.uint8 or distilled.space is None:
+        unit = stored.float() / 255 if stored.dtype == torch.uint8 else stored.float()
+    else:
+        unit = distilled.space.to_unit(stored)
+    if ids is None and soft is not None:
+        ids = soft.argmax(1)
+    if ids is None or len(ids) != len(unit):
+        return sheet(unit[: _ROWS * per_class], path, per_class)
+    classes = ids.unique().tolist()[:_ROWS]
+    rows = [unit[ids == c][:per_class] for c in classes]
+    return _rows_sheet(rows, path, [_class_name(real, c) for c in classes])

@@ -1,0 +1,427 @@
+"""What lies on disk: run folders, caches, checkpoints; atomic writes, locks, sizes and pruning.  No torch on import.
+
+A file that this module wrote is either whole or not there: everything goes to a temporary file in the same folder, is
+flushed to the disk, and only then takes its name.  Nothing here is pickled.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import re
+import shutil
+import time
+import uuid
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from ddbench.records import Record
+
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class WriteError(OSError):
+    """A file could not be written; the message names it and says what to do.  What was there before is untouched."""
+
+
+class DamagedError(ValueError):
+    """A file of ours is truncated or was changed; the message names it and says what to do."""
+
+
+# ------------------------------------------------------------------------------------------------ writing
+
+
+def _explained(path: Path, error: BaseException) -> WriteError | None:
+    """The clear form of a failed write, or None where ``error`` is no matter of the disk."""
+    if isinstance(error, WriteError):
+        return None
+    code = error.errno if isinstance(error, OSError) else None
+    if type(error).__name__ == "SafetensorError":  # its writer hides the errno inside the text
+        found = re.search(r"code: (\d+)", str(error))
+        code = int(found.group(1)) if found else None
+    if code in _FULL:
+        why, do = "the disk is full", "free some space there (see: ddbench cache) or choose another folder"
+    elif code in _READ_ONLY:
+        why, do = "the folder is read-only for this user", "choose a folder that you may write to"
+    elif code in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        why, do = "a file and a folder stand in each other's place", "move the one that is in the way"
+    elif isinstance(error, OSError) and code is not None:
+        why, do = os.strerror(code), "check the path and the disk"
+    else:
+        return None
+    clear = WriteError(f"cannot write {path}: {why}; {do}; nothing that was there before is changed")
+    clear.errno = code
+    return clear
+
+
+@contextmanager
+def _clear_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        clear = _explained(path, error)
+        if clear is None:
+            raise
+        raise clear from error
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path in the folder of ``path`` (made if missing) that replaces ``path`` when the body succeeds.
+
+    The temporary path has the suffix of ``path``.  On any error it is removed and ``path`` stays as it was.
+
+    Raises:
+        WriteError: read-only folder, full disk, or a path that can't be a file; names the path and what to do.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:12]}.tmp{path.suffix}")
+    with _clear_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            os.replace(temporary, path)
+        finally:
+            with suppress(OSError):  # gone after success; an error while clearing up must not hide the first one
+                temporary.unlink()
+    with suppress(OSError):  # the entry in the folder, too, should outlive a power cut; not every file system can
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with writing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+class Lock:
+    """One process at a time: ``with Lock(path):`` holds ``path`` + ``.lock``; set free when the process dies.
+
+    ``wait_s``: how long to wait for another process (None: for ever); after it ``TimeoutError``.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], wait_s: float | None = None) -> None:
+        path = Path(path)
+        self.path = path.with_name(path.name + ".lock")
+        self._wait_s = -1.0 if wait_s is None else wait_s
+        self._lock = filelock.FileLock(str(self.path))
+
+    def __enter__(self) -> Lock:
+        with _clear_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(timeout=self._wait_s)
+            except filelock.Timeout:
+                raise TimeoutError(f"{self.path} is held by another process; wait for it to finish") from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+# ------------------------------------------------------------------------------------------------ nested state
+
+
+def _pack(value: Any, tensors: dict[str, Any], where: str) -> Any:
+    import torch  # late: boards read records without torch
+
+    if isinstance(value, torch.Tensor):
+        name = f"t{len(tensors)}"
+        # A copy each: safetensors refuses tensors that share memory, and the state goes on changing.
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        return {"tensor": name}
+    if isinstance(value, dict):
+        return {"dict": [[_pack(k, tensors, where), _pack(v, tensors, f"{where}.{k}")] for k, v in value.items()]}
+    if isinstance(value, (list, tuple)):
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return {kind: [_pack(v, tensors, f"{where}[{i}]") for i, v in enumerate(value)]}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(
+        f"{where} is a {type(value).__name__}, which a checkpoint can't hold; "
+        f"expected tensors, numbers, text, None, or dicts, lists and tuples of them"
+    )
+
+
+def _unpack(value: Any, tensors: dict[str, Any]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    ((kind, inner),) = value.items()
+    if kind == "tensor":
+        return tensors[inner]
+    if kind == "dict":
+        return {_unpack(k, tensors): _unpack(v, tensors) for k, v in inner}
+    parts = [_unpack(v, tensors) for v in inner]
+    return tuple(parts) if kind == "tuple" else parts
+
+
+def _checksum(tensors: dict[str, Any], text: str) -> str:
+    import torch
+
+    crc = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        flat = tensors[name].reshape(-1)
+        crc = zlib.crc32(flat.view(torch.uint8).numpy() if flat.numel() else b"", crc)
+    return f"{crc:08x}"
+
+
+def save_state(path: str | os.PathLike[str], state: Any) -> None:
+    """Write nested dicts, lists and tuples of tensors, numbers, text and None as one safetensors file, atomically.
+
+    Raises:
+        TypeError: a value of another kind, named by its place.
+        WriteError: see :func:`writing`.
+    """
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Any] = {}
+    text = json.dumps(_pack(state, tensors, "state"))
+    with writing(path) as temporary:
+        save_file(tensors, temporary, metadata={"state": text, "crc32": _checksum(tensors, text)})
+
+
+def load_state(path: str | os.PathLike[str], what: str = "checkpoint") -> Any:
+    """Read what :func:`save_state` wrote; tensors are on the CPU.
+
+    Raises:
+        FileNotFoundError: no such file.
+        DamagedError: the file is truncated, is of another kind, or its checksum differs.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: no iteration otherwise
+        text = header["state"]
+        if _checksum(tensors, text) != header["crc32"]:
+            raise DamagedError("its checksum differs")
+        return _unpack(json.loads(text), tensors)
+    except (SafetensorError, DamagedError, KeyError, json.JSONDecodeError) as error:
+        raise DamagedError(
+            f"{what} {path} is damaged or truncated ({error}); remove it to start this part again"
+        ) from error
+
+
+# ------------------------------------------------------------------------------------------------ run folders
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stored thing.  ``size_bytes`` sums files below ``path``; ``age_s`` counts from the last reading or writing."""
+
+    kind: str
+    path: Path
+    size_bytes: int
+    age_s: float
+
+
+def _entry(kind: str, path: Path, now: float) -> Entry:
+    size, used = 0, 0.0
+    for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        with suppress(FileNotFoundError):  # another process may take it away meanwhile
+            status = file.stat()
+            used = max(used, status.st_mtime, 0.0 if file.is_dir() else status.st_atime)
+            size += 0 if file.is_dir() else status.st_size
+    return Entry(kind, path, size, max(0.0, now - used))
+
+
+def _entries(root: Path, now: float | None) -> list[Entry]:
+    if not root.is_dir():
+        return []
+    now = time.time() if now is None else now
+    found = []
+    for kind in sorted(p for p in root.iterdir() if p.is_dir()):
+        found += [_entry(kind.name, p, now) for p in sorted(kind.iterdir()) if p.suffix != ".lock"]
+    return found
+
+
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    """Files without the temporary ones of a process that is writing or was killed."""
+    return sorted(p for p in folder.glob(pattern) if not p.name.startswith("."))
+
+
+def read_record(path: Path) -> Record:
+    """Read and validate one record.
+
+    Raises:
+        DamagedError: the file is no whole record; names the file and the first fault.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return Record.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise DamagedError(
+            f"record {path} can't be read ({f'field {field}: ' if field else ''}{first['msg']}); "
+            f"remove it and run again to make it anew"
+        ) from error
+
+
+class RunFolder:
+    """The paths of a run folder, and its records.
+
+    ``sets/<set key>.safetensors``, ``records/<key>.json``, ``checkpoints/<set key>/``, ``traces/<set key>.jsonl``,
+    ``snapshots/<set key>/``, ``locks/``.  Folders are made when first written to.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"run folder {self.path} is a file; expected a folder: choose another one")
+
+    def set_path(self, set_key: str) -> Path:
+        return self.path / "sets" / f"{set_key}.safetensors"
+
+    def record_path(self, key: str) -> Path:
+        return self.path / "records" / f"{key}.json"
+
+    def checkpoint_path(self, set_key: str) -> Path:
+        """Folder of the checkpoint of one distillation."""
+        return self.path / "checkpoints" / set_key
+
+    def trace_path(self, set_key: str) -> Path:
+        return self.path / "traces" / f"{set_key}.jsonl"
+
+    def snapshot_path(self, set_key: str, iteration: int) -> Path:
+        return self.path / "snapshots" / set_key / f"{iteration:07d}.safetensors"
+
+    def lock(self, key: str, wait_s: float | None = None) -> Lock:
+        """Lock of one set or record key."""
+        return Lock(self.path / "locks" / key, wait_s)
+
+    def check_writable(self) -> None:
+        """Raises WriteError before any work is done where nothing could be kept."""
+        probe = self.path / ".writable"
+        write_text(probe, "")
+        probe.unlink(missing_ok=True)
+
+    def record(self, key: str) -> Record | None:
+        """The record of a key, or None.  Raises DamagedError."""
+        path = self.record_path(key)
+        return read_record(path) if path.exists() else None
+
+    def write_record(self, record: Record) -> Path:
+        path = self.record_path(record.key)
+        write_text(path, record.model_dump_json(indent=1) + "\n")
+        return path
+
+    def records(self, unreadable: list[str] | None = None) -> list[Record]:
+        """All records, in the order of their keys.
+
+        Args:
+            unreadable: takes the messages of records that can't be read, which are then left out.
+
+        Raises:
+            DamagedError: a record can't be read and ``unreadable`` is None.
+        """
+        found = []
+        for path in _visible(self.path / "records", "*.json"):
+            try:
+                found.append(read_record(path))
+            except DamagedError as error:
+                if unreadable is None:
+                    raise
+                unreadable.append(str(error))
+        return found
+
+    def sets(self) -> list[Path]:
+        return _visible(self.path / "sets", "*.safetensors")
+
+    def entries(self, now: float | None = None) -> list[Entry]:
+        """What the folder holds, with sizes and ages."""
+        return _entries(self.path, now)
+
+
+# ------------------------------------------------------------------------------------------------ the cache
+
+
+def cache_root() -> Path:
+    """Folder of everything that can be made again: ``DDBENCH_CACHE``, else ``~/.cache/ddbench``.  One sub-folder a kind."""
+    named = os.environ.get("DDBENCH_CACHE")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "ddbench"
+
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def parse_size(text: str) -> int:
+    """``500M``, ``20GiB`` or a number of bytes -> bytes (units of 1024)."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    if not found:
+        raise ValueError(f"size is {text!r}; expected a number with an optional unit, such as 500M or 20G")
+    return math.floor(float(found.group(1)) * _UNITS[found.group(2).upper()])
+
+
+def quota_bytes() -> int | None:
+    """Size that the cache may have, from ``DDBENCH_CACHE_QUOTA`` (such as ``20G``); None: no limit."""
+    named = os.environ.get("DDBENCH_CACHE_QUOTA")
+    if not named:
+        return None
+    try:
+        return parse_size(named)
+    except ValueError as error:
+        raise ValueError(f"DDBENCH_CACHE_QUOTA: {error}") from None
+
+
+def entries(root: Path | None = None, now: float | None = None) -> list[Entry]:
+    """Everything cached, by kind and name."""
+    return _entries(root or cache_root(), now)
+
+
+def prune(
+    quota: int | None = None,
+    older_than_s: float | None = None,
+    *,
+    root: Path | None = None,
+    spare_s: float = 0.0,
+    dry_run: bool = False,
+    now: float | None = None,
+) -> list[Entry]:
+    """Remove cached things, least recently used first, and say which.
+
+    Args:
+        quota: bytes that may stay.
+        older_than_s: remove whatever was not used for so long.
+        spare_s: never remove what was used within so many seconds (another process may need it now).
+        dry_run: only say what would go.
+    """
+    everything = sorted(entries(root, now), key=lambda e: -e.age_s)
+    left = sum(e.size_bytes for e in everything)
+    gone = []
+    for entry in everything:
+        too_old = older_than_s is not None and entry.age_s > older_than_s
+        too_much = quota is not None and left > quota
+        if not (too_old or too_much) or entry.age_s < spare_s:
+            continue
+        if not dry_run:
+            with _clear_errors(entry.path):
+                if entry.path.is_dir():
+                    shutil.rmtree(entry.path)
+                else:
+                    entry.path.unlink(missing_ok=True)
+        left -= entry.size_bytes
+        gone.append(entry)
+    return gone

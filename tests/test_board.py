@@ -1,0 +1,150 @@
+import math
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddbench import board
+from ddbench.records import Bytes, Cell, DistilCell, Provenance, Record, Score, Spent
+
+
+def record(method="random", seed=0, values=(0.5,), ipc=1, protocol="quick", status="ok", **what):
+    distil = DistilCell(method=method, dataset="digits", ipc=ipc, seed=seed, settings=what.pop("settings", {}))
+    fields = dict(
+        key=f"{method}-{ipc}-{seed}-{protocol}-{status}",
+        set_key="s",
+        cell=Cell(distil=distil, protocol=protocol, network="ConvNet", repeats=max(len(values), 1)),
+        status=status,
+        protocol_version="1.0.3",
+        recipe="defaults",
+        family="coreset",
+        data_fingerprint="d",
+        scores=[Score(value=v, network="ConvNet", seed=i) for i, v in enumerate(values)],
+        bytes=Bytes(images=640, labels=10),
+        spent=Spent(distil_s=1.0),
+        provenance=Provenance(ddbench="0", device="cpu"),
+        created=f"2026-01-01T00:00:0{seed}Z",
+    )
+    return Record(**(fields | what))
+
+
+def row(records, **where):
+    table = board.make(records)[0].table
+    for column, value in where.items():
+        table = table[table[column] == value]
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+def test_accuracy_is_pooled_over_students_and_the_deviation_is_the_population_one():
+    r = row([record(seed=0, values=(0.1, 0.3)), record(seed=1, values=(0.5, 0.7))], method="random")
+    assert r["top1_pct_mean"] == pytest.approx(40)
+    assert r["top1_pct_std"] == pytest.approx(math.sqrt(500))
+    assert (r["n"], r["distillations"]) == (4, 2)
+
+
+def test_interval_counts_distillations_with_students_averaged_first():
+    r = row([record(seed=s, values=(v, v + 0.1)) for s, v in enumerate((0.1, 0.2, 0.3))], method="random")
+    # means 15, 25, 35: deviation 10, t(0.975, 2) = 4.302653
+    assert r["ci95_high_pct"] - 25 == pytest.approx(4.302653 * 10 / math.sqrt(3), abs=1e-4)
+    assert pd.isna(row([record()], method="random")["ci95_low_pct"])
+
+
+def test_difference_from_random_is_paired_by_seed_and_uses_only_shared_seeds():
+    records = [record(seed=s, values=(v,)) for s, v in enumerate((0.10, 0.30, 0.50))]
+    records += [record("dm", seed=s, values=(v,)) for s, v in ((0, 0.20), (1, 0.42), (7, 0.9))]
+    r = row(records, method="dm")
+    assert r["vs_random_pct"] == pytest.approx(11)
+    assert r["vs_random_n"] == 2
+    assert r["vs_random_high_pct"] - 11 == pytest.approx(12.7062 * math.sqrt(2) / math.sqrt(2), abs=1e-3)
+
+
+def test_full_has_no_rank_and_gives_the_share_under_its_own_protocol():
+    records = [record(values=(0.45,)), record("full", values=(0.9,), ipc=0, protocol="quick-full")]
+    assert pd.isna(row(records, method="full")["rank"])
+    r = row(records, method="random")
+    assert r["share_of_full_pct"] == pytest.approx(50)
+    assert r["full_protocol"] == "quick-full"
+    assert r["rank"] == 1
+
+
+def test_ranks_are_inside_one_ipc_protocol_and_network():
+    records = [record("a", values=(0.2,)), record("b", values=(0.4,)), record("a", values=(0.9,), ipc=10)]
+    assert row(records, method="b", ipc=1)["rank"] == 1
+    assert row(records, method="a", ipc=1)["rank"] == 2
+    assert row(records, method="a", ipc=10)["rank"] == 1
+
+
+def test_only_last_epoch_scores_count():
+    scores = [Score(value=0.2, network="ConvNet", seed=0), Score(value=0.9, network="ConvNet", seed=0, chosen_by="best-epoch", chosen_on="test")]
+    assert row([record(scores=scores)], method="random")["top1_pct_mean"] == pytest.approx(20)
+
+
+def test_records_of_other_protocol_minor_versions_are_not_pooled():
+    table = board.make([record(seed=0), record(seed=1, protocol_version="1.1.0")])[0].table
+    assert sorted(table["protocol_version"]) == ["1.0", "1.1"]
+
+
+def test_newest_record_of_a_cell_stands_and_the_older_ones_are_counted():
+    made = board.make([record(values=(0.1,), created="2026-01-01"), record(values=(0.9,), created="2026-01-02")])[0]
+    assert made.table["top1_pct_mean"].tolist() == [pytest.approx(90)]
+    assert "1 older records" in board.markdown(made)
+
+
+def test_failed_and_skipped_cells_are_listed_with_their_reason():
+    made = board.make([record(status="failed", reason="ValueError: too small", values=())])[0]
+    text = board.markdown(made)
+    assert "failed: ValueError: too small" in text
+    assert "No cell of this data set has a score yet" in text
+
+
+def test_partial_sets_are_marked():
+    assert "random (partial)" in board.markdown(board.make([record(status="partial", reason="3 of 9")])[0])
+
+
+def test_settings_that_differ_make_rows_of_their_own():
+    table = board.make([record("dm"), record("dm", settings={"iterations": 5})])[0].table
+    assert sorted(table["overrides"]) == ["", "iterations=5"]
+
+
+def test_quick_boards_say_that_they_are_not_comparable():
+    assert "not comparable with published numbers" in board.markdown(board.make([record(comparable=False)])[0])
+
+
+def test_writing_makes_tables_and_plots(tmp_path):
+    records = [record("dm", seed=s, values=(0.2 + s / 10,), ipc=i) for s in range(3) for i in (1, 10)]
+    records += [record(seed=s, ipc=i) for s in range(3) for i in (1, 10)]
+    paths = board.write(board.make(records), tmp_path)
+    assert [p.name for p in paths] == ["digits.csv", "digits.md", "digits-ipc.png", "digits-bytes.png"]
+    assert all(p.stat().st_size > 0 for p in paths)
+    assert list(pd.read_csv(paths[0])["method"]) == ["random", "dm", "random", "dm"]
+    assert paths[2].read_bytes().startswith(b"\x89PNG")
+
+
+def test_boards_are_the_same_whatever_the_order_of_the_records(tmp_path):
+    records = [record(m, seed=s, values=(0.1 * s + 0.2,)) for m in ("dm", "random") for s in range(3)]
+    texts = [board.markdown(board.make(order)[0]) for order in (records, records[::-1])]
+    assert texts[0] == texts[1]
+
+
+def test_no_records_make_no_boards():
+    assert board.make([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=20))
+def test_interval_holds_the_mean(values):
+    low, high = board.mean_interval(values)
+    assert low <= sum(values) / len(values) + 1e-9
+    assert high >= sum(values) / len(values) - 1e-9
+
+
+def test_bytes_read_well():
+    assert [board.human_bytes(n) for n in (12, 1230, 4_500_000, 6e9)] == ["12 B", "1.2 kB", "4.5 MB", "6.0 GB"]
+
+
+def test_boards_need_no_torch():
+    code = "import sys, ddbench.board; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

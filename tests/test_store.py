@@ -1,0 +1,198 @@
+"""The store: whole files or none, clear messages, state that comes back bit for bit."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+import pytest
+import torch
+
+from ddbench import store
+from ddbench.records import Cell, DistilCell, Provenance, Record
+
+
+def record(key: str = "k1") -> Record:
+    cell = Cell(distil=DistilCell(method="random", dataset="digits", ipc=1, seed=0), protocol="quick", network="MLP", repeats=1)
+    return Record(key=key, set_key="s1", cell=cell, status="ok", provenance=Provenance(ddbench="0"))
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
+    path = tmp_path / "a.json"
+    store.write_json(path, {"old": 1})
+    with pytest.raises(ZeroDivisionError), store.writing(path) as temporary:
+        temporary.write_text("half")
+        1 / 0  # noqa: B018
+    assert path.read_text() == '{\n "old": 1\n}\n'
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_the_temporary_file_keeps_the_suffix_and_the_folder(tmp_path):
+    with store.writing(tmp_path / "deep" / "plot.png") as temporary:
+        assert temporary.suffix == ".png" and temporary.parent == tmp_path / "deep"
+        temporary.write_bytes(b"x")
+    assert (tmp_path / "deep" / "plot.png").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [(errno.ENOSPC, "the disk is full; free some space"), (errno.EROFS, "read-only for this user; choose a folder")],
+)
+def test_a_full_or_read_only_disk_is_said_with_the_path_and_what_to_do(tmp_path, code, text):
+    with pytest.raises(store.WriteError, match=rf"cannot write .*x\.json: .*{text}.*nothing that was there before"):
+        with store.writing(tmp_path / "x.json"):
+            raise OSError(code, os.strerror(code))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_inside_the_safetensors_writer_is_said_as_well(tmp_path):
+    from safetensors import SafetensorError
+
+    with pytest.raises(store.WriteError, match="the disk is full"), store.writing(tmp_path / "x.safetensors"):
+        raise SafetensorError('Error while serializing: I/O error: Os { code: 28, kind: StorageFull, message: "" }')
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_really_full_device_gives_the_clear_message(tmp_path, monkeypatch):
+    def write(self, text, **_):
+        with open("/dev/full", "w") as full:
+            full.write(text)
+
+    monkeypatch.setattr("pathlib.Path.write_text", write)
+    with pytest.raises(store.WriteError, match="the disk is full"):
+        store.write_json(tmp_path / "x.json", 1)
+
+
+def test_a_file_where_a_folder_should_be_is_said(tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(ValueError, match="run folder .*runs is a file; expected a folder"):
+        store.RunFolder(tmp_path / "runs")
+    with pytest.raises(store.WriteError, match="in each other's place"):
+        store.write_json(tmp_path / "runs" / "x.json", 1)
+
+
+def test_two_locks_on_one_path_exclude_each_other(tmp_path):
+    with store.Lock(tmp_path / "a"):
+        with pytest.raises(TimeoutError, match=r"a\.lock is held by another process"), store.Lock(tmp_path / "a", wait_s=0):
+            pass
+    with store.Lock(tmp_path / "a", wait_s=0):
+        pass
+
+
+def test_nested_state_comes_back_bit_for_bit(tmp_path):
+    shared = torch.arange(6.0)
+    state = {
+        "adam": {0: {"step": torch.tensor(3.0), "m": shared}, 1: {"m": shared.view(2, 3).t()}},
+        "groups": [{"lr": 0.1, "betas": (0.9, 0.999), "fused": None, "big": float("inf")}],
+        "empty": torch.zeros(0, 3),
+        "rng": torch.Generator().manual_seed(1).get_state(),
+        "half": torch.ones(2, dtype=torch.bfloat16),
+    }
+    store.save_state(tmp_path / "s.safetensors", state)
+    back = store.load_state(tmp_path / "s.safetensors")
+    assert back["groups"] == state["groups"] and isinstance(back["groups"][0]["betas"], tuple)
+    assert set(back["adam"]) == {0, 1}
+    assert torch.equal(back["adam"][1]["m"], shared.view(2, 3).t())
+    assert back["empty"].shape == (0, 3) and back["half"].dtype == torch.bfloat16
+    assert torch.equal(back["rng"], state["rng"])
+
+
+def test_state_of_another_kind_is_refused_by_its_place(tmp_path):
+    with pytest.raises(TypeError, match=r"state\.a\[1\] is a set, which a checkpoint can't hold"):
+        store.save_state(tmp_path / "s", {"a": [1, {2}]})
+
+
+@pytest.mark.parametrize("cut", [0, 5, 100, -1])
+def test_a_truncated_checkpoint_names_the_file_and_what_to_do(tmp_path, cut):
+    path = tmp_path / "s.safetensors"
+    store.save_state(path, {"x": torch.ones(100)})
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(store.DamagedError, match=r"checkpoint .*s\.safetensors is damaged or truncated .*remove it to start"):
+        store.load_state(path)
+
+
+def test_a_flipped_bit_is_noticed(tmp_path):
+    path = tmp_path / "s.safetensors"
+    store.save_state(path, {"x": torch.ones(100)})
+    raw = bytearray(path.read_bytes())
+    raw[-3] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(store.DamagedError, match="its checksum differs"):
+        store.load_state(path)
+
+
+def test_records_come_back_and_temporary_files_are_not_read(tmp_path):
+    folder = store.RunFolder(tmp_path)
+    assert folder.records() == [] and folder.record("k1") is None
+    folder.write_record(record("k2"))
+    folder.write_record(record("k1"))
+    (tmp_path / "records" / ".k3.0.tmp.json").write_text("{")
+    assert [r.key for r in folder.records()] == ["k1", "k2"]
+    assert folder.record("k2") == record("k2")
+
+
+def test_a_truncated_record_is_named_and_may_be_listed_instead_of_raised(tmp_path):
+    folder = store.RunFolder(tmp_path)
+    folder.write_record(record("k1"))
+    path = folder.write_record(record("k2"))
+    path.write_text(path.read_text()[:50])
+    with pytest.raises(store.DamagedError, match=r"record .*k2\.json can't be read .*remove it and run again"):
+        folder.records()
+    skipped: list[str] = []
+    assert [r.key for r in folder.records(skipped)] == ["k1"]
+    assert len(skipped) == 1 and "k2.json" in skipped[0]
+
+
+def test_a_record_with_a_wrong_field_says_which(tmp_path):
+    folder = store.RunFolder(tmp_path)
+    path = folder.write_record(record())
+    path.write_text(path.read_text().replace('"status": "ok"', '"status": "good"'))
+    with pytest.raises(store.DamagedError, match="field status"):
+        folder.records()
+
+
+def test_the_cache_lies_where_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("DDBENCH_CACHE", str(tmp_path))
+    assert store.cache_root() == tmp_path
+    monkeypatch.delenv("DDBENCH_CACHE")
+    assert store.cache_root().parts[-2:] == (".cache", "ddbench")
+
+
+def test_prune_removes_the_least_recently_used_until_the_quota_holds(tmp_path):
+    now = time.time()
+    for age, name in enumerate(["new", "middle", "old"]):
+        (tmp_path / "teachers" / name).mkdir(parents=True)
+        file = tmp_path / "teachers" / name / "w.bin"
+        file.write_bytes(b"x" * 100)
+        for p in (file, file.parent):
+            os.utime(p, (now - 100 * age, now - 100 * age))
+    assert [(e.kind, e.path.name, e.size_bytes) for e in store.entries(tmp_path, now)] == [
+        ("teachers", "middle", 100), ("teachers", "new", 100), ("teachers", "old", 100)
+    ]  # fmt: skip
+    assert [e.path.name for e in store.prune(150, root=tmp_path, dry_run=True, now=now)] == ["old", "middle"]
+    assert [e.path.name for e in store.prune(250, root=tmp_path, now=now)] == ["old"]
+    assert store.prune(0, root=tmp_path, spare_s=1000, now=now) == []
+    assert [e.path.name for e in store.prune(older_than_s=50, root=tmp_path, now=now)] == ["middle"]
+    assert [e.path.name for e in store.entries(tmp_path)] == ["new"]
+
+
+@pytest.mark.parametrize(("text", "size"), [("10", 10), ("2K", 2048), ("1.5 MiB", 3 << 19), ("20gb", 20 << 30)])
+def test_sizes_are_read_with_units_of_1024(text, size):
+    assert store.parse_size(text) == size
+
+
+def test_a_wrong_quota_says_where_it_came_from(monkeypatch):
+    monkeypatch.setenv("DDBENCH_CACHE_QUOTA", "much")
+    with pytest.raises(ValueError, match="DDBENCH_CACHE_QUOTA: size is 'much'; expected a number"):
+        store.quota_bytes()
+    monkeypatch.delenv("DDBENCH_CACHE_QUOTA")
+    assert store.quota_bytes() is None
+
+
+def test_the_store_does_not_import_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, ddbench.store; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
