@@ -1,7 +1,8 @@
 # make bench   install into .venv, run the embedded suite       (more: make bench ARGS="run --suite quick.yaml")
 # make test    install with the test tools, run the tests       (more: make test ARGS="-m slow")
 # make lint    ruff and mypy
-# Another interpreter: make bench PYTHON=python3.12.  pip's own settings hold, such as PIP_INDEX_URL.
+# Another interpreter: make bench PYTHON=python3.12.  pip's own settings hold: on Linux without a GPU,
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu saves gigabytes.
 # Paths are relative and nothing relies on console scripts, so that the checkout may lie in a path with a space.
 
 PYTHON ?= python3
@@ -29,6 +30,7 @@ install-dev: $(VENV)/.installed-dev
 # The stamp is written last: an interrupted set-up is made again from the start.
 $(VENV)/.made:
 	"$(PYTHON)" -m venv --clear "$(VENV)"
+	$(INSTALL) "pip>=21.3"  # the first that installs -e without a setup.py
 	touch "$@"
 
 $(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/.made

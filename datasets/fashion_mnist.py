@@ -14,8 +14,10 @@ from ddbench.contract import ImageData
 from ddbench.data import Torchvision, Tree, load_split
 from ddbench.registry import dataset
 
-
-_RAW = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+_RAW = tuple(
+    f"{part}-ubyte"
+    for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+)
 
 
 @dataset(

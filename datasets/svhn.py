@@ -15,7 +15,6 @@ from ddbench.contract import ImageData
 from ddbench.data import Torchvision, Tree, load_split
 from ddbench.registry import dataset
 
-
 _FILES = ("train_32x32.mat", "test_32x32.mat")
 
 

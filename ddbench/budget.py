@@ -103,7 +103,9 @@ def byte_count(distilled: DistilledSet, shards: Path | None = None) -> ByteCount
     settings = {**codec.defaults, **distilled.codec.settings}
     shape = tuple(distilled.card.shape)
     if codec.real and len(shape) != 3:
-        raise ValueError(f"the card's shape is {shape}; a subset needs (C, H, W) to count the images that it names")
+        raise ValueError(
+            f"the card's shape is {shape}; a subset needs (C, H, W) to count the images that it names"
+        )
     images = codec.image_bytes(distilled.tensors, settings, shape)
     program = distilled.program
     init = program.init.removeprefix("inline:") if program and program.init.startswith("inline:") else None

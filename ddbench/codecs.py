@@ -110,7 +110,9 @@ def _tiles(images: Tensor, factor: int, pad: float) -> Tensor:
     # IDC pads by factor - h mod factor, which is also what completes the last tile
     images = F.pad(images, (0, -w % factor, 0, -h % factor), value=pad)
     t, u = images.shape[-2] // factor, images.shape[-1] // factor
-    cut = [images[..., i * t : (i + 1) * t, j * u : (j + 1) * u] for i in range(factor) for j in range(factor)]
+    cut = [
+        images[..., i * t : (i + 1) * t, j * u : (j + 1) * u] for i in range(factor) for j in range(factor)
+    ]
     return F.interpolate(torch.cat(cut), size=(h, w), mode="bilinear", align_corners=False)
 
 
@@ -131,7 +133,9 @@ def _parts(n: int, factor: int, kind: str, bound: int) -> list[tuple[int, int, i
     return parts
 
 
-def decode_grid(images: Tensor, factor: int, kind: str = "single", bound: int = 128, pad: float = 0.5) -> Tensor:
+def decode_grid(
+    images: Tensor, factor: int, kind: str = "single", bound: int = 128, pad: float = 0.5
+) -> Tensor:
     """Cut mosaics into tiles and upsample them bilinearly (align_corners False) to full size; differentiable.
 
     Args:
@@ -209,7 +213,9 @@ class Grid(Codec):
         if visit not in ("none", "patch-shuffle", "random-tile"):
             raise ValueError(f"grid visit is {visit!r}; expected none, patch-shuffle or random-tile")
         if visit != "none" and kind != "whole":
-            raise ValueError(f"grid visit {visit!r} needs the mosaic itself; expected kind 'whole', not {kind!r}")
+            raise ValueError(
+                f"grid visit {visit!r} needs the mosaic itself; expected kind 'whole', not {kind!r}"
+            )
         if len(tensors["images"]) % settings["groups"]:
             raise ValueError(
                 f"grid has {settings['groups']} groups for {len(tensors['images'])} images; expected a divisor"
@@ -371,7 +377,7 @@ class Subset(Codec):
 
     def image_bytes(self, tensors: Tensors, settings: Settings, shape: tuple[int, ...]) -> int:
         """The uint8 images named, each once; the indices only stand for them."""
-        return len(_indices(tensors).unique()) * math.prod(shape)
+        return len(torch.unique(_indices(tensors))) * math.prod(shape)
 
 
 def _per_class(ids: Tensor, ratio: float, generator: torch.Generator) -> list[int]:
@@ -410,7 +416,9 @@ class Resampled(Subset):
         super().check(tensors, settings, real)
         n, ratio = len(tensors["indices"]), settings["ratio"]
         if not 0 < ratio <= 1 or (n and round(ratio * n) < 1):
-            raise ValueError(f"ratio is {ratio} of {n} images; expected a share in (0, 1] of at least one image")
+            raise ValueError(
+                f"ratio is {ratio} of {n} images; expected a share in (0, 1] of at least one image"
+            )
         if settings["variant"] not in ("without", "with", "stratified"):
             raise ValueError(f"variant is {settings['variant']!r}; expected without, with or stratified")
 
@@ -433,7 +441,9 @@ class Resampled(Subset):
             assert ids is not None  # checked above, when the law was made
             generator = generators.child("resample", epoch)("order")
             counts = _per_class(ids, settings["ratio"], generator)
-            drawn = torch.cat([_distinct(pool, m, generator) for pool, m in zip(classes, counts, strict=True)])
+            drawn = torch.cat(
+                [_distinct(pool, m, generator) for pool, m in zip(classes, counts, strict=True)]
+            )
             return _distinct(drawn, len(drawn), generator)
 
         laws: dict[str, Law] = {"without": without, "with": anew, "stratified": stratified}
@@ -468,11 +478,15 @@ class Trees(Codec):
         if len(size) and int(size.min()) < 1:
             raise ValueError("a graph has no nodes; expected at least one in each")
         if len(parent) and bool(((parent < 0) | (parent >= size.repeat_interleave(size))).any()):
-            raise ValueError("a parent lies outside its graph; expected indices inside the graph, a root's its own")
+            raise ValueError(
+                "a parent lies outside its graph; expected indices inside the graph, a root's its own"
+            )
         for name in labelled:
             table = tensors.get(f"{name}_table")
             if table is None or (tensors[name].numel() and int(tensors[name].max()) >= len(table)):
-                raise ValueError(f"{name} labels do not fit {name}_table; expected a table with a row a label")
+                raise ValueError(
+                    f"{name} labels do not fit {name}_table; expected a table with a row a label"
+                )
 
 
 def graphs(distilled: DistilledSet) -> list[dict[str, Any]]:
@@ -486,7 +500,9 @@ def graphs(distilled: DistilledSet) -> list[dict[str, Any]]:
         ValueError: a set of another kind, or tensors that do not fit each other.
     """
     if distilled.kind != "graph":
-        raise ValueError(f"graphs() reads sets of kind 'graph', this one is of kind {distilled.kind!r}; use items()")
+        raise ValueError(
+            f"graphs() reads sets of kind 'graph', this one is of kind {distilled.kind!r}; use items()"
+        )
     check(distilled)
     tensors, found, start = distilled.tensors, [], 0
     for g, size in enumerate(tensors["size"].tolist()):
@@ -553,7 +569,9 @@ def _check_targets(distilled: DistilledSet, rows: int, items_: int, classes: int
     for what, t in targets.rows().items():
         if len(t) not in (rows, items_):
             expected = f"{rows}" if rows == items_ else f"{rows} (stored rows) or {items_} (items)"
-            raise ValueError(f"targets have {len(t)} rows of {what} but the set has {expected}; expected as many")
+            raise ValueError(
+                f"targets have {len(t)} rows of {what} but the set has {expected}; expected as many"
+            )
     if ids is not None and classes and len(ids) and not (0 <= int(ids.min()) and int(ids.max()) < classes):
         raise ValueError(
             f"label ids run from {int(ids.min())} to {int(ids.max())} but {name} has {classes} classes; "
@@ -583,12 +601,16 @@ def check(distilled: DistilledSet, real: ImageData | None = None) -> None:
     made, settings = codec_of(distilled)
     tensors = distilled.tensors
     if made.kind != distilled.kind:
-        raise ValueError(f"codec {distilled.codec.name!r} makes sets of kind {made.kind!r}, not {distilled.kind!r}")
+        raise ValueError(
+            f"codec {distilled.codec.name!r} makes sets of kind {made.kind!r}, not {distilled.kind!r}"
+        )
     classes = real.classes if real is not None else distilled.card.classes
     name = (real.name if real is not None else distilled.card.dataset) or "the data set"
     first = tensors[made.tensors[0]]
     if not len(first):
-        raise ValueError(f"the distilled set is empty (tensor {made.tensors[0]!r} has no rows); expected at least one")
+        raise ValueError(
+            f"the distilled set is empty (tensor {made.tensors[0]!r} has no rows); expected at least one"
+        )
     if made.real and real is not None and distilled.card.data_fingerprint != real.fingerprint:
         raise ValueError(
             f"the set names images of {distilled.card.dataset or 'a data set'} with fingerprint "
@@ -612,9 +634,13 @@ def check(distilled: DistilledSet, real: ImageData | None = None) -> None:
     shape = made.shape(tensors, settings, real)
     wanted = real.shape if real is not None else tuple(distilled.card.shape)
     if shape and wanted and shape != wanted:
-        raise ValueError(f"images have shape {shape} but {name} has {wanted}; resize them or name the data set that they are of")
+        raise ValueError(
+            f"images have shape {shape} but {name} has {wanted}; resize them or name the data set that they are of"
+        )
     if shape and len(space.mean) != shape[0]:
-        raise ValueError(f"the space has {len(space.mean)} means but images have {shape[0]} channels; expected one each")
+        raise ValueError(
+            f"the space has {len(space.mean)} means but images have {shape[0]} channels; expected one each"
+        )
     if not made.real and first.dtype != torch.uint8 and not first.is_floating_point():
         raise ValueError(f"{made.tensors[0]} are {first.dtype}; expected floats or uint8")
     forms = made.stored_forms(tensors)

@@ -29,7 +29,9 @@ def tensor_hash(*tensors: Tensor) -> str:
         t = t.detach().cpu().contiguous()
         digest.update(f"{t.dtype}{tuple(t.shape)}".encode())
         flat = t.reshape(-1).view(torch.uint8) if t.numel() else t.reshape(-1)
-        for start in range(0, flat.numel(), 1 << 26):  # 64 MiB at a time: a memory-mapped set is never read whole
+        for start in range(
+            0, flat.numel(), 1 << 26
+        ):  # 64 MiB at a time: a memory-mapped set is never read whole
             digest.update(flat[start : start + (1 << 26)].numpy().tobytes())
     return digest.hexdigest()[:16]
 
@@ -46,7 +48,9 @@ def canonical(value: Any) -> str:
             return x.item()
         if isinstance(x, Mapping):
             return dict(x)
-        raise TypeError(f"{x!r} ({type(x).__name__}) cannot be stored as JSON; use numbers, texts, lists and mappings")
+        raise TypeError(
+            f"{x!r} ({type(x).__name__}) cannot be stored as JSON; use numbers, texts, lists and mappings"
+        )
 
     return json.dumps(value, sort_keys=True, default=plain, ensure_ascii=False)
 
@@ -54,7 +58,9 @@ def canonical(value: Any) -> str:
 def _check_finite(what: str, t: Tensor | None) -> None:
     if t is not None and t.is_floating_point() and not bool(torch.isfinite(t).all()):
         bad = int((~torch.isfinite(t)).sum())
-        raise ValueError(f"{what}: {bad} of {t.numel()} values are not finite (NaN or infinity); expected finite numbers")
+        raise ValueError(
+            f"{what}: {bad} of {t.numel()} values are not finite (NaN or infinity); expected finite numbers"
+        )
 
 
 # ------------------------------------------------------------------------------------------------ real data
@@ -190,7 +196,8 @@ class ZCA:
 
     @cached_property
     def _back(self) -> Tensor:
-        return torch.linalg.pinv(self.transform.double())  # 3,072 x 3,072 takes seconds: once
+        back: Tensor = torch.linalg.pinv(self.transform.double())  # 3,072 x 3,072 takes seconds: once
+        return back
 
     def __call__(self, x: Tensor) -> Tensor:
         """Whiten x (N, C, H, W)."""
@@ -222,7 +229,9 @@ class Space:
         if self.stored not in STORED_FORMS:
             raise ValueError(f"space stores {self.stored!r}; expected one of {', '.join(STORED_FORMS)}")
         if len(self.mean) != len(self.std) or any(s <= 0 for s in self.std):
-            raise ValueError(f"space has mean {self.mean} and std {self.std}; expected one positive std for each mean")
+            raise ValueError(
+                f"space has mean {self.mean} and std {self.std}; expected one positive std for each mean"
+            )
 
     def _standardise(self, unit: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
         shape = (1, len(mean), 1, 1)
@@ -278,7 +287,9 @@ class Space:
     def same_inputs(self, other: Space) -> bool:
         """Whether network inputs mean the same in both spaces."""
         hashes = [None if s.zca is None else s.zca.hash for s in (self, other)]
-        return (tuple(self.mean), tuple(self.std)) == (tuple(other.mean), tuple(other.std)) and hashes[0] == hashes[1]
+        return (tuple(self.mean), tuple(self.std)) == (tuple(other.mean), tuple(other.std)) and hashes[
+            0
+        ] == hashes[1]
 
 
 # ------------------------------------------------------------------------------------------------ distilled sets
@@ -320,7 +331,9 @@ class NetworkRef:
         if not 0 < self.weight < float("inf"):
             raise ValueError(f"network weight is {self.weight}; expected a positive number")
         if self.outputs is not None and self.source != "public":
-            raise ValueError(f"outputs are chosen from a {self.source} network; expected that of public networks only")
+            raise ValueError(
+                f"outputs are chosen from a {self.source} network; expected that of public networks only"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -385,9 +398,14 @@ class Targets:
             )
         if self.ids is not None:
             if self.ids.dim() != 1 or self.ids.is_floating_point() or self.ids.dtype == torch.bool:
-                raise ValueError(f"label ids are {self.ids.dtype} {tuple(self.ids.shape)}; expected integers (n,)")
+                raise ValueError(
+                    f"label ids are {self.ids.dtype} {tuple(self.ids.shape)}; expected integers (n,)"
+                )
             object.__setattr__(self, "ids", self.ids.to(torch.int64))
-        for name, t, dims, form in (("soft labels", self.soft, 2, "(n, K)"), ("weights", self.weights, 1, "(n,)")):
+        for name, t, dims, form in (
+            ("soft labels", self.soft, 2, "(n, K)"),
+            ("weights", self.weights, 1, "(n,)"),
+        ):
             if t is not None and (t.dim() != dims or not t.is_floating_point()):
                 raise ValueError(f"{name} are {t.dtype} {tuple(t.shape)}; expected floats {form}")
             _check_finite(name, t)
@@ -395,7 +413,9 @@ class Targets:
             raise ValueError("targets are empty; expected label ids, soft targets or a labeller")
         rows = {name: len(t) for name, t in self.rows().items()}
         if len(set(rows.values())) > 1:
-            raise ValueError(f"targets disagree on the number of rows: {rows}; expected one row an item in each")
+            raise ValueError(
+                f"targets disagree on the number of rows: {rows}; expected one row an item in each"
+            )
 
     def rows(self) -> dict[str, Tensor]:
         """The tensors with one row an item, by name."""
@@ -425,13 +445,19 @@ class Program:
         _check_finite("step sizes", self.step_sizes)
         inline = self.init.startswith("inline:") and self.init != "inline:"
         if self.init not in ("default", "xavier-normal") and not inline:
-            raise ValueError(f"program init is {self.init!r}; expected default, xavier-normal or inline:<prefix>")
+            raise ValueError(
+                f"program init is {self.init!r}; expected default, xavier-normal or inline:<prefix>"
+            )
         if self.order is not None and not all(self.order):
             raise ValueError("the program's order has an empty batch; expected item indices in each")
         if self.order is not None and len(self.order) != len(self.step_sizes):
-            raise ValueError(f"{len(self.step_sizes)} step sizes for {len(self.order)} batches; expected one a batch")
+            raise ValueError(
+                f"{len(self.step_sizes)} step sizes for {len(self.order)} batches; expected one a batch"
+            )
         if self.order is None and len(self.step_sizes) != 1:
-            raise ValueError(f"{len(self.step_sizes)} step sizes without an order; expected (1,) or an order of batches")
+            raise ValueError(
+                f"{len(self.step_sizes)} step sizes without an order; expected (1,) or an order of batches"
+            )
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,15 @@ from ddbench.contract import ZCA, ImageData, RealData, Space, tensor_hash
 
 SPLITS = ("train", "test")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff", ".gif")
+IMAGENET_TREES = ("imagenet1k", "imagenet", "ILSVRC2012")
+"""Folders under the root in which a tree of ImageNet-1k is looked for."""
+IMAGENET_NOTE = (
+    ", from ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar of https://image-net.org (datasets/imagenet1k.py says "
+    "how to unpack them)"
+)
 Fit = Literal["crop", "squash"]
-"""``crop``: bilinear (antialiased) to ``size`` on the short side, then the central square.  ``squash``: bilinear to size x size,
-aspect ratio lost."""
+"""``crop``: short side to ``size``, then the central square.  ``squash``: to size x size, aspect ratio lost.  Bilinear,
+antialiased (Pillow)."""
 Bytes = NDArray[np.uint8]
 Make = Callable[[tuple[int, int, int, int]], Bytes]
 
@@ -72,7 +78,9 @@ def split_name(name: str) -> tuple[str, dict[str, str]]:
     for part in rest.split("&"):
         key, equals, value = part.partition("=")
         if not (key and equals):
-            raise ValueError(f"data set {name!r}: setting {part!r} has no value; expected NAME?KEY=VALUE&KEY=VALUE")
+            raise ValueError(
+                f"data set {name!r}: setting {part!r} has no value; expected NAME?KEY=VALUE&KEY=VALUE"
+            )
         settings[key] = value
     return base, settings
 
@@ -135,7 +143,9 @@ class Spec:
         """Name of the prepared cache's folder."""
         if self.source is None:
             return re.sub(r"[^\w=.,-]+", "-", self.name)
-        digest = hashlib.sha256(f"{self.source.resolve()}|{split_name(self.name)[1]}".encode()).hexdigest()[:10]
+        digest = hashlib.sha256(f"{self.source.resolve()}|{split_name(self.name)[1]}".encode()).hexdigest()[
+            :10
+        ]
         return f"imagefolder-{re.sub(r'[^A-Za-z0-9]+', '-', self.source.name)}-{digest}"
 
 
@@ -146,7 +156,9 @@ class Form(Protocol):
         """A description with the place, or None where it is not there."""
         ...
 
-    def read(self, spec: Spec, split: str, root: Path, make: Make, workers: int) -> tuple[tuple[str, ...], list[int]]:
+    def read(
+        self, spec: Spec, split: str, root: Path, make: Make, workers: int
+    ) -> tuple[tuple[str, ...], list[int]]:
         """Write the images into the array that ``make`` gives for their shape; return class names and labels."""
         ...
 
@@ -253,7 +265,9 @@ class Torchvision:
         which = {"split": split} if self.dataset == "SVHN" else {"train": split == "train"}
         return cls(str(root), download=download, **which)
 
-    def read(self, spec: Spec, split: str, root: Path, make: Make, workers: int) -> tuple[tuple[str, ...], list[int]]:
+    def read(
+        self, spec: Spec, split: str, root: Path, make: Make, workers: int
+    ) -> tuple[tuple[str, ...], list[int]]:
         if not all((root / f).exists() for f in self.files):
             with _downloading(spec, root):
                 self.fetch(root)
@@ -261,7 +275,9 @@ class Torchvision:
             opened = self._open(split, root)
             pixels = np.asarray(opened.data)
             labels = [int(y) for y in (opened.labels if hasattr(opened, "labels") else opened.targets)]
-        except Exception as error:  # torchvision's readers fail in many ways on damaged files: all mean the same
+        except (
+            Exception
+        ) as error:  # torchvision's readers fail in many ways on damaged files: all mean the same
             raise DataError(
                 f"{spec.name}: torchvision files in {(root / self.files[0]).parent} are incomplete or damaged "
                 f"({_first_line(error)}); remove them to download them again"
@@ -271,7 +287,9 @@ class Torchvision:
         elif pixels.ndim == 4 and spec.shape is not None and pixels.shape[1:] != spec.shape:
             pixels = pixels.transpose(0, 3, 1, 2)
         if pixels.ndim != 4 or pixels.dtype != np.uint8:
-            raise DataError(f"{spec.name}/{split}: torchvision gave {pixels.dtype} {pixels.shape}; expected uint8 images")
+            raise DataError(
+                f"{spec.name}/{split}: torchvision gave {pixels.dtype} {pixels.shape}; expected uint8 images"
+            )
         make(pixels.shape)[:] = pixels
         return spec.class_names, labels
 
@@ -353,6 +371,8 @@ class Tree:
     convert: bool = False
     among: bool = False
     listing: Listing | None = None
+    note: str = ""
+    """For the message when it is missing: where the pictures are to be had."""
 
     def folder(self, root: Path) -> Path | None:
         for name in self.folders:
@@ -366,7 +386,8 @@ class Tree:
         return None if folder is None else f"image folder {folder}"
 
     def wanted(self, root: Path) -> str:
-        return f"put the pictures into {root / self.folders[0]}/{{train,val}}/<class>/"
+        places = " or ".join(f"{root / f}/{{train,val}}/<class>/" for f in self.folders[:2])
+        return f"put the pictures into {places}{self.note}"
 
     def files(self, spec: Spec, split: str, root: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
         folder = self.folder(root)
@@ -376,10 +397,14 @@ class Tree:
             return self.listing(folder, split, spec.class_names)
         return class_folders(folder, split, spec.class_names, self.among)
 
-    def read(self, spec: Spec, split: str, root: Path, make: Make, workers: int) -> tuple[tuple[str, ...], list[int]]:
+    def read(
+        self, spec: Spec, split: str, root: Path, make: Make, workers: int
+    ) -> tuple[tuple[str, ...], list[int]]:
         names, files = self.files(spec, split, root)
         mode, first = self.mode, files[0][0]
         shape = spec.shape
+        if mode is None and spec.shape is not None:  # the test part follows the train part
+            mode = "L" if spec.shape[0] == 1 else "RGB"
         if mode is None:
             mode = "L" if _opened_mode(first) in ("1", "L") else "RGB"
         if shape is None:
@@ -399,7 +424,9 @@ class Tree:
         # Threads: Pillow lets go of the interpreter's lock while it decodes and resizes, and they write into one map.
         pool = ThreadPoolExecutor(max_workers=workers)
         try:
-            with tqdm(total=len(files), desc=f"{spec.name}/{split}", unit="image", disable=None, leave=False) as bar:
+            with tqdm(
+                total=len(files), desc=f"{spec.name}/{split}", unit="image", disable=None, leave=False
+            ) as bar:
                 for done in pool.map(fill, range(0, len(files), 64)):
                     bar.update(done)
         finally:
@@ -410,10 +437,12 @@ class Tree:
         self, spec: Spec, first: Path, shape: tuple[int, ...], path: Path, got: tuple[int, ...]
     ) -> DataError:
         size = f"{got[1]}x{got[0]}"
-        if spec.shape is not None:
-            return DataError(f"{path} is {size} pixels (width x height) but {spec.name} is {shape[2]}x{shape[1]}")
+        wanted = f"{shape[2]}x{shape[1]}"
+        if spec.source is None:
+            return DataError(f"{path} is {size} pixels (width x height) but {spec.name} is {wanted}")
+        other = f"{first} is" if spec.shape is None else "the training images are"
         return DataError(
-            f"images of mixed sizes: {first} is {shape[2]}x{shape[1]} pixels (width x height), {path} is {size}; "
+            f"images of mixed sizes: {other} {wanted} pixels (width x height), {path} is {size}; "
             f"bring them to one size, here with {spec.name.partition('?')[0]}?size={min(shape[1:])}"
         )
 
@@ -443,7 +472,9 @@ def _decoded(
         image.load()
         colour = {"1": "L", "L": "L", "RGB": "RGB", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}.get(image.mode)
         if image.mode.startswith(("I", "F")):
-            raise DataError(f"{path} has mode {image.mode} (more than 8 bits a value); save it with 8 bits a channel")
+            raise DataError(
+                f"{path} has mode {image.mode} (more than 8 bits a value); save it with 8 bits a channel"
+            )
         if colour != mode and not convert:
             base = name.partition("?")[0]
             hint = f"; convert with {base}?mode={'rgb' if colour == 'RGB' else 'grey'}" if ":" in base else ""
@@ -463,9 +494,12 @@ def _decoded(
 
 
 def _spoken(mode: str) -> str:
-    return {"L": "grey (L)", "1": "black and white (1)", "RGB": "colour (RGB)", "RGBA": "colour with transparency (RGBA)"}.get(
-        mode, f"of mode {mode}"
-    )
+    return {
+        "L": "grey (L)",
+        "1": "black and white (1)",
+        "RGB": "colour (RGB)",
+        "RGBA": "colour with transparency (RGBA)",
+    }.get(mode, f"of mode {mode}")
 
 
 # ------------------------------------------------------------------------------------------------ a download of ours
@@ -501,7 +535,9 @@ class Download:
         finally:
             shutil.rmtree(half, ignore_errors=True)
 
-    def read(self, spec: Spec, split: str, root: Path, make: Make, workers: int) -> tuple[tuple[str, ...], list[int]]:
+    def read(
+        self, spec: Spec, split: str, root: Path, make: Make, workers: int
+    ) -> tuple[tuple[str, ...], list[int]]:
         if not (root / self.unpacked).is_dir():
             with _downloading(spec, root):
                 self.fetch(root)
@@ -519,7 +555,9 @@ def _downloading(spec: Spec, root: Path) -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
         yield
     except (OSError, RuntimeError, EOFError) as error:  # URLError and HTTPError are OSErrors
-        raise missing(spec, root, f"could not be downloaded ({type(error).__name__}: {_first_line(error)})") from error
+        raise missing(
+            spec, root, f"could not be downloaded ({type(error).__name__}: {_first_line(error)})"
+        ) from error
     finally:
         socket.setdefaulttimeout(before)
 
@@ -556,6 +594,11 @@ class _Facts(pydantic.BaseModel):
     arrays: dict[str, _ArrayFacts] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)
     """Of each split: ``contract.tensor_hash`` of images and labels."""
+    checksum: str = ""
+    """Of all the other fields."""
+
+    def own_checksum(self) -> str:
+        return hashlib.sha256(self.model_dump_json(exclude={"checksum"}).encode()).hexdigest()[:16]
 
 
 def _probe(path: Path) -> str:
@@ -570,7 +613,10 @@ def _probe(path: Path) -> str:
 def _folders(spec: Spec, root: Path) -> list[Path]:
     """Where the prepared cache may be: beside the data, or in the cache folder where the data root is read-only."""
     place = hashlib.sha256(str(root.absolute()).encode()).hexdigest()[:8]
-    return [root / "prepared" / spec.folder_name, store.cache_root() / "prepared" / f"{spec.folder_name}-{place}"]
+    return [
+        root / "prepared" / spec.folder_name,
+        store.cache_root() / "prepared" / f"{spec.folder_name}-{place}",
+    ]
 
 
 def _prepared(spec: Spec, root: Path) -> Path | None:
@@ -586,9 +632,12 @@ def _damaged(folder: Path, spec: Spec, why: str) -> store.DamagedError:
 
 def _read_facts(folder: Path, spec: Spec) -> _Facts:
     try:
-        return _Facts.model_validate_json((folder / "facts.json").read_bytes())
+        facts = _Facts.model_validate_json((folder / "facts.json").read_bytes())
     except (pydantic.ValidationError, OSError) as error:
         raise _damaged(folder, spec, f"facts.json: {_first_line(error)}") from error
+    if facts.checksum != facts.own_checksum():
+        raise _damaged(folder, spec, "the checksum of facts.json differs")
+    return facts
 
 
 def _read_array(folder: Path, spec: Spec, facts: _Facts, stem: str) -> NDArray[Any]:
@@ -604,7 +653,9 @@ def _read_array(folder: Path, spec: Spec, facts: _Facts, stem: str) -> NDArray[A
         raise _damaged(folder, spec, f"the checksum of {path.name} differs")
     array: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
     if array.shape != known.shape or str(array.dtype) != known.dtype:
-        raise _damaged(folder, spec, f"{path.name} is {array.dtype} {array.shape}, expected {known.dtype} {known.shape}")
+        raise _damaged(
+            folder, spec, f"{path.name} is {array.dtype} {array.shape}, expected {known.dtype} {known.shape}"
+        )
     return array
 
 
@@ -669,13 +720,19 @@ def prepare(
         the folder, or None for a data set that its own file makes (nothing to prepare).
 
     Raises:
-        FileNotFoundError, DataError: see :func:`load_split`.
+        FileNotFoundError, DataError, store.DamagedError: see :func:`load_split`.
         store.WriteError: the disk is full or read-only.
     """
     instance = dataset_of(name)
     if not _has_forms(instance):
         return None
-    return _prepare(spec_of(instance), data_root(root), force, workers)
+    spec = spec_of(instance)
+    folder = _prepare(spec, data_root(root), force, workers)
+    facts = _read_facts(folder, spec)
+    for split in SPLITS:
+        for part in ("images", "labels"):
+            _read_array(folder, spec, facts, f"{split}-{part}")  # raises where it is damaged
+    return folder
 
 
 def _has_forms(instance: Any) -> bool:
@@ -695,7 +752,9 @@ def _prepare(spec: Spec, root: Path, force: bool, workers: int | None) -> Path:
         there = _prepared(spec, root)
         if there is not None and not force and not _stale(spec, _read_facts(there, spec)):
             return there  # another process made it while this one waited
-        for left in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a killed process: this one holds the lock
+        for left in folder.parent.glob(
+            f".{folder.name}.*.tmp"
+        ):  # of a killed process: this one holds the lock
             shutil.rmtree(left, ignore_errors=True)
         half = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.tmp")
         try:
@@ -718,7 +777,9 @@ def _form(spec: Spec, root: Path) -> Form:
     for form in spec.forms:
         if isinstance(form, (Torchvision, Download)):
             return form
-    raise missing(spec, root, "cannot be downloaded without an account" if spec.source is None else "has no pictures")
+    if spec.source is not None:
+        split_folder(spec.source, "train")  # says which folders are expected
+    raise missing(spec, root, "cannot be downloaded without an account")
 
 
 def _fill(half: Path, spec: Spec, root: Path, workers: int) -> None:
@@ -731,7 +792,9 @@ def _fill(half: Path, spec: Spec, root: Path, workers: int) -> None:
         made: list[Bytes] = []
         with store.writing(images_path) as temporary:
 
-            def make(shape: tuple[int, int, int, int], path: Path = temporary, into: list[Bytes] = made) -> Bytes:
+            def make(
+                shape: tuple[int, int, int, int], path: Path = temporary, into: list[Bytes] = made
+            ) -> Bytes:
                 into.append(_new_map(path, shape))
                 return into[-1]
 
@@ -748,6 +811,7 @@ def _fill(half: Path, spec: Spec, root: Path, workers: int) -> None:
                             f"{spec.name}: channel {facts.std.index(0.0)} is the same value in every training image; "
                             f"such images cannot be standardised"
                         )
+                spec = replace(spec, shape=images.shape[1:])
             images.flush()  # type: ignore[attr-defined]
             facts.fingerprints[split] = tensor_hash(torch.from_numpy(images), torch.from_numpy(labels))
         with store.writing(labels_path) as temporary, temporary.open("wb") as file:
@@ -757,12 +821,15 @@ def _fill(half: Path, spec: Spec, root: Path, workers: int) -> None:
                 shape=array.shape, dtype=str(array.dtype), size_bytes=path.stat().st_size, probe=_probe(path)
             )
     facts.found = form.where(root) or ""
+    facts.checksum = facts.own_checksum()
     store.write_text(half / "facts.json", facts.model_dump_json(indent=1) + "\n")
 
 
 def _new_map(path: Path, shape: tuple[int, int, int, int]) -> Bytes:
-    array: Bytes = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)  # type: ignore[no-untyped-call]
-    if hasattr(os, "posix_fallocate"):  # on a full disk a write into the map would kill the process: ask for the room now
+    array: Bytes = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    if hasattr(
+        os, "posix_fallocate"
+    ):  # a full disk would kill the process at a write into the map: ask for room now
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array
@@ -898,8 +965,12 @@ def fit_zca(train: ImageData, eps: float = 0.1, on: Literal["unit", "standardise
     if on not in ("unit", "standardised"):
         raise ValueError(f"ZCA is to be fitted on {on!r}; expected unit or standardised")
     if eps < 0 or len(train) < 2:
-        raise ValueError(f"ZCA of {len(train)} images with eps {eps}; expected at least 2 images and eps >= 0")
-    stamp = hashlib.sha256(repr((train.fingerprint, eps, on, train.mean, train.std)).encode()).hexdigest()[:16]
+        raise ValueError(
+            f"ZCA of {len(train)} images with eps {eps}; expected at least 2 images and eps >= 0"
+        )
+    stamp = hashlib.sha256(repr((train.fingerprint, eps, on, train.mean, train.std)).encode()).hexdigest()[
+        :16
+    ]
     path = store.cache_root() / "zca" / f"{stamp}.safetensors"
     if path.is_file():
         state = store.load_state(path, "cached ZCA")

@@ -31,18 +31,15 @@ class Check:
 
 def checks() -> list[Check]:
     """Every check, in the order of a report; none of them raises, downloads or writes."""
-    return [
-        _python(),
-        *_packages(),
-        _device(),
-        _threads(),
-        _compiler(),
-        _data_root(),
-        _data_sets(),
-        _cache(),
-        _disk(),
-        *_plugins(),
-    ]
+    found = [_python(), *_packages()]
+    for check in (_device, _threads, _compiler, _data_root, _data_sets, _cache, _disk):
+        try:
+            found.append(check())
+        except ImportError as e:  # a package is missing, which stands under "packages" with its cure
+            found.append(
+                Check(check.__name__.strip("_").replace("_", " "), "fail", f"cannot be checked: {e}")
+            )
+    return [*found, *_plugins()]
 
 
 def _python() -> Check:
@@ -166,15 +163,19 @@ def _data_root() -> Check:
 def _data_sets() -> Check:
     from ddbench import data
 
-    there, absent = [], []
+    there: list[str] = []
+    absent: list[str] = []
+    damaged: list[str] = []
     for facts in registry.listing("datasets"):
         if facts.problem:
             continue  # told under "datasets"
         try:
             (there if data.available(facts.name) else absent).append(facts.name)
         except (ValueError, OSError, registry.PluginError) as e:
-            return Check("data sets", "fail", f"{facts.name}: {e}", f"run: ddbench data prepare {facts.name}")
+            damaged.append(f"{facts.name}: {e}")
     value = f"there: {', '.join(there) or 'none'}" + (f"; not there: {', '.join(absent)}" if absent else "")
+    if damaged:
+        return Check("data sets", "fail", value, "; ".join(damaged))
     advice = f"for one that is not there: ddbench data prepare {absent[0]}" if absent else ""
     return Check("data sets", "ok" if there else "warn", value, advice)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -42,7 +43,9 @@ def sheet(
         store.WriteError: the file cannot be written.
     """
     if images.dim() != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
-        raise ValueError(f"images to show have shape {tuple(images.shape)}; expected (n, 1 or 3, H, W) with n >= 1")
+        raise ValueError(
+            f"images to show have shape {tuple(images.shape)}; expected (n, 1 or 3, H, W) with n >= 1"
+        )
     if not bool(torch.isfinite(images).all()):
         raise ValueError(f"{int((~torch.isfinite(images)).sum())} pixels to show are not finite")
     if columns < 1 or (scale is not None and scale < 1):
@@ -124,19 +127,26 @@ def distilled_sheet(
         raise ValueError(f"a distilled set of kind {distilled.kind!r} has no pictures; expected kind 'image'")
     stored = distilled.tensors.get("images")
     ids, soft = distilled.targets.ids, distilled.targets.soft
+    space = distilled.space or (real.space if real is not None else None)
+    items = None
     if decoded or stored is None or stored.dim() != 4:
-        items = codecs.items(distilled, real, torch.device("cpu"))
+        items = codecs.items(distilled, real)
         stored, ids, soft = items.stored, items.ids, items.soft
-        if stored.dim() != 4:
-            raise ValueError(f"the items have shape {tuple(stored.shape)}; expected images (n, C, H, W)")
-    if stored.dtype == torch.uint8 or distilled.space is None:
-        unit = stored.float() / 255 if stored.dtype == torch.uint8 else stored.float()
-    else:
-        unit = distilled.space.to_unit(stored)
+    if stored.dim() != 4 or space is None:
+        raise ValueError(
+            f"the set holds {tuple(stored.shape)} values in {'no' if space is None else 'a'} known space; "
+            f"expected images (n, C, H, W) in a space"
+        )
+
+    def unit(chosen: Tensor) -> Tensor:
+        if items is None:
+            return space.to_unit(stored[chosen])
+        return replace(space, stored="input").to_unit(items.to_input(items.stored[chosen]))
+
     if ids is None and soft is not None:
         ids = soft.argmax(1)
-    if ids is None or len(ids) != len(unit):
-        return sheet(unit[: _ROWS * per_class], path, per_class)
-    classes = ids.unique().tolist()[:_ROWS]
-    rows = [unit[ids == c][:per_class] for c in classes]
+    if ids is None or len(ids) != len(stored):
+        return sheet(unit(torch.arange(min(len(stored), _ROWS * per_class))), path, per_class)
+    classes = sorted(set(ids.tolist()))[:_ROWS]
+    rows = [unit((ids == c).nonzero().squeeze(1)[:per_class]) for c in classes]
     return _rows_sheet(rows, path, [_class_name(real, c) for c in classes])

@@ -559,6 +559,8 @@ def _facts_of(kind: str, name: str, owner: _Owner) -> Facts:
             f"{owner.origin} {e} in {where} cannot be read without running the file; "
             f"expected literals, dict(...), arithmetic or constants of the file"
         ) from e
+    fields = _class_fields(cls)
+    rows = _check_rows(owner.origin, rows, None if cls.bases else [f.name for f in fields])
     doc = inspect.cleandoc(ast.get_docstring(source.tree) or "")
     return Facts(
         kind=kind,
@@ -568,12 +570,13 @@ def _facts_of(kind: str, name: str, owner: _Owner) -> Facts:
         origin=owner.origin,
         class_name=cls.name,
         keywords=keywords,
-        fields=_class_fields(cls),
-        recipes=_check_rows(owner.origin, rows),
+        fields=fields,
+        recipes=rows,
     )
 
 
-def _check_rows(where: str, rows: Any) -> dict[RecipeKey, dict[str, Any]]:
+def _check_rows(where: str, rows: Any, known: list[str] | None) -> dict[RecipeKey, dict[str, Any]]:
+    """The rows of RECIPES, if they have the right shape and set only ``known`` fields (None: fields are inherited)."""
     shape = "expected {(recipe, data set or None, ipc or None): dict(field=value, ..., source=text)}"
     if not isinstance(rows, dict):
         raise PluginError(f"{where}: RECIPES is a {type(rows).__name__}; {shape}")
@@ -589,6 +592,9 @@ def _check_rows(where: str, rows: Any) -> dict[RecipeKey, dict[str, Any]]:
             raise PluginError(
                 f"{where}: RECIPES names a row {key[0]!r}, a word with a meaning of its own; rename it"
             )
+        for wrong in sorted(set(row) - {"source", *(row if known is None else known)}):
+            hint = nearest(wrong, known or ()) or "the method has no fields"
+            raise PluginError(f"{where}: RECIPES row {key!r} sets {wrong!r}, which is no field; {hint}")
     return dict(rows)
 
 

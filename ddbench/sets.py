@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -96,11 +97,15 @@ def write(path: str | os.PathLike[str], distilled: DistilledSet) -> None:
             }
         )
     except TypeError as error:
-        raise ValueError(f"the card or the settings of the set for {path} cannot be written: {error}") from error
-    for z in {s.zca for s in (space, labeller.space if labeller else None) if s is not None and s.zca is not None}:
+        raise ValueError(
+            f"the card or the settings of the set for {path} cannot be written: {error}"
+        ) from error
+    for z in {
+        s.zca for s in (space, labeller.space if labeller else None) if s is not None and s.zca is not None
+    }:
         _write_zca(path.parent, z)
     with writing(path) as temporary:
-        save_file(_storable(tensors), temporary, metadata={"format": "pt", _KEY: header})
+        save_file(_storable(tensors), temporary, metadata={_KEY: header})
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:
@@ -166,7 +171,10 @@ def _read_zca(path: Path, described: Mapping[str, Any], given: ZCA | None) -> ZC
         )
     with _open(beside) as file:
         zca = ZCA(
-            file.get_tensor("mean"), file.get_tensor("transform"), float(described["eps"]), str(described["fitted_on"])
+            file.get_tensor("mean"),
+            file.get_tensor("transform"),
+            float(described["eps"]),
+            str(described["fitted_on"]),
         )
     if zca.hash != described["hash"]:
         raise DamagedError(f"{beside} was changed: its hash is {zca.hash}; delete it and copy it again")
@@ -177,7 +185,9 @@ def _read_space(path: Path, described: Mapping[str, Any] | None, zca: ZCA | None
     if described is None:
         return None
     whitening = None if described["zca"] is None else _read_zca(path, described["zca"], zca)
-    lists = {key: described[key] and tuple(described[key]) for key in ("mean", "std", "real_mean", "real_std")}
+    lists = {
+        key: described[key] and tuple(described[key]) for key in ("mean", "std", "real_mean", "real_std")
+    }
     return Space(stored=described["stored"], zca=whitening, **lists)
 
 
@@ -190,7 +200,8 @@ def _read_labeller(path: Path, described: Mapping[str, Any] | None, zca: ZCA | N
     )
     views = described["views"]
     if views is not None:
-        views = ViewPlan(**{k: tuple(v) if isinstance(v, list) else v for k, v in views.items()})
+        tuples = {k: tuple(v) for k, v in views.items() if isinstance(v, list)}
+        views = ViewPlan(**{**views, **tuples})
     space = _read_space(path, described["space"], zca)
     if space is None:
         raise ValueError("labeller without a space")
@@ -202,7 +213,7 @@ def _read_program(described: Mapping[str, Any] | None, tensors: Mapping[str, Ten
         return None
     order = None
     if "program.order" in tensors:
-        batches = tensors["program.order"].long().split(tensors["program.sizes"].long().tolist())
+        batches = torch.split(tensors["program.order"].long(), tensors["program.sizes"].long().tolist())
         order = tuple(tuple(batch.tolist()) for batch in batches)
     return Program(tensors["program.step_sizes"], order, described["init"])
 
@@ -252,5 +263,3 @@ def read(path: str | os.PathLike[str], zca: ZCA | None = None, verify: bool = Tr
             f"{header['fingerprint']}; delete it and distil again, or copy it again"
         )
     return distilled
-
-

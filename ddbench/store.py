@@ -212,7 +212,7 @@ def load_state(path: str | os.PathLike[str], what: str = "checkpoint") -> Any:
     try:
         with safe_open(str(path), framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: no iteration otherwise
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # the file itself is not iterable
         text = header["state"]
         if _checksum(tensors, text) != header["crc32"]:
             raise DamagedError("its checksum differs")

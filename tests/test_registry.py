@@ -244,6 +244,7 @@ def test_recipes_that_need_running_are_refused_with_their_line(plugin: Plugin) -
         ),
         ('("authors", None, None)', '("authors", 3, None)', r"RECIPES has the row \('authors', 3, None\)"),
         ("RECIPES = {", "RECIPES = 3\n_ = {", "RECIPES is a int; expected"),
+        ("iterations=5)", "iteration=5)", "sets 'iteration', which is no field; nearest: iterations"),
         ("STEPS = 20", "STEPS = STEPS", "line 12: 'STEPS' in RECIPES cannot be read"),
     ],
 )

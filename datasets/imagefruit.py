@@ -1,0 +1,65 @@
+"""Ten ImageNet fruits at 128x128: at most 1,300 train images a class, 500 val images (val is the test part).
+
+Bytes: cut from a tree of ImageNet-1k, ``imagenet1k/{train,val}/<wnid>/*.JPEG`` (also ``imagenet/`` or ``ILSVRC2012/``; see
+datasets/imagenet1k.py for how to get it), or from ``imagefruit/{train,val}/<wnid>/`` with the same files.
+Labels follow the list below. The last class is n07760859 (custard apple), as in NCFM's class file; MTT's index list
+has 948, n07742313 (granny smith), there.
+Size: short side to 128 pixels (Pillow, bilinear), then the central square, as NCFM (``resize=crop``, the default);
+``imagefruit?resize=squash`` takes the whole picture to 128x128, as MTT (which does so after standardising).
+Source: Russakovsky et al., arXiv:1409.0575; class lists of Cazenavette et al., arXiv:2203.11932.
+Licence: ImageNet's terms (research only).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ddbench.contract import ImageData
+from ddbench.data import IMAGENET_NOTE, IMAGENET_TREES, Fit, Tree, load_split
+from ddbench.registry import dataset
+
+
+@dataset(
+    shape=(3, 128, 128),
+    classes=10,
+    train=None,  # depends on the classes; the val part has 50 images each
+    test=500,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    flip=True,
+    licence="ImageNet's terms: research only",
+)
+@dataclass(frozen=True)
+class Imagefruit:
+    resize: Fit = "crop"
+    """``crop``: short side to 128, then the central square; ``squash``: the whole picture to 128x128."""
+    class_names = (
+        "n07753275",
+        "n07753592",
+        "n07745940",
+        "n07747607",
+        "n07749582",
+        "n07768694",
+        "n07753113",
+        "n07720875",
+        "n07718472",
+        "n07760859",
+    )
+
+    @property
+    def forms(self) -> tuple[Tree, ...]:
+        return (
+            Tree(
+                ("imagefruit", *IMAGENET_TREES),
+                128,
+                self.resize,
+                "RGB",
+                convert=True,
+                among=True,
+                note=IMAGENET_NOTE,
+            ),
+        )
+
+    def load(self, split: str, root: Path) -> ImageData:
+        return load_split(self, split, root)

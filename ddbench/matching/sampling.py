@@ -1,0 +1,90 @@
+"""What a matching step works on: batches of real images of every class, and the synthetic images by class."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ddbench.contract import ImageData, Task
+from ddbench.matching.selection import class_pools, random_choice
+
+INITS = ("real", "noise")
+
+
+class RealBatches:
+    """Batches of real images of each class, as network inputs on a device.
+
+    Every class gives the same number of images, so that classes stack: ``batch``, or the size of the smallest class where
+    that is less.  The data may lie on the device, in memory or on disk; only what a step needs is moved.
+    """
+
+    def __init__(self, train: ImageData, batch: int, device: torch.device) -> None:
+        if batch < 1:
+            raise ValueError(f"batch_real is {batch}; expected at least 1 real image a class")
+        self._train, self._device = train, device
+        self._pools = class_pools(train, 1)
+        self.batch = min(batch, *(len(pool) for pool in self._pools))
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """Indices (K, n) of one batch of every class, without replacement inside a batch, on the CPU."""
+        return random_choice(self._pools, self.batch, generator).view(len(self._pools), self.batch)
+
+    def images(self, indices: Tensor) -> Tensor:
+        """Indices (G, n) -> network inputs (G, n, C, H, W) on the device."""
+        chosen = take(self._train, indices.flatten(), self._device)
+        return self._train.space.real_to_input(chosen).unflatten(0, tuple(indices.shape))
+
+
+def take(train: ImageData, indices: Tensor, device: torch.device) -> Tensor:
+    """The uint8 images at ``indices`` on ``device``, wherever the data lie."""
+    return train.images[indices.to(train.images.device)].to(device, non_blocking=True)
+
+
+def initial_images(task: Task, init: str) -> Tensor:
+    """The first synthetic images (K, ipc, C, H, W), network inputs on the task's device, without gradient.
+
+    Args:
+        init: ``real``: random training images of each class, without replacement; ``noise``: independent N(0, 1).
+
+    Raises:
+        ValueError: another ``init``, or a class has fewer images than ``real`` needs.
+    """
+    train, rng = task.train, task.rng("init")
+    if init == "real":
+        chosen = random_choice(class_pools(train, task.ipc), task.ipc, rng)
+        images = train.space.real_to_input(take(train, chosen, task.device))
+    elif init == "noise":
+        class_pools(train, 1)
+        if task.ipc < 1:
+            raise ValueError(f"ipc is {task.ipc}; expected at least 1 image a class")
+        images = torch.randn((train.classes * task.ipc, *train.shape), generator=rng).to(task.device)
+    else:
+        raise ValueError(f"init is {init!r}; expected one of {', '.join(INITS)}")
+    return images.unflatten(0, (train.classes, task.ipc)).contiguous()
+
+
+def class_labels(task: Task) -> Tensor:
+    """Labels (K, ipc) of the synthetic images, int64 on the task's device."""
+    return torch.arange(task.train.classes, device=task.device)[:, None].expand(-1, task.ipc).contiguous()
+
+
+def viewed(task: Task, images: Tensor, labels: Tensor) -> Tensor:
+    """Synthetic images (G, ipc, C, H, W) of G classes after ``task.view``: (G, m, C, H, W), differentiable.
+
+    A wrapper may change how many images a class has, as long as all classes keep the same number.
+
+    Raises:
+        ValueError: the wrapper's view lost a class, or its classes differ in size.
+    """
+    batch, ids = images.flatten(0, 1), labels.flatten()
+    seen, seen_ids = task.view(batch, ids)
+    if seen_ids is ids and len(seen) == len(batch):
+        return seen.view_as(images)
+    given, counts = torch.unique(seen_ids, return_counts=True)
+    sizes = counts.tolist()
+    if not torch.equal(given, torch.unique(ids)) or len(set(sizes)) > 1 or len(seen) != len(seen_ids):
+        raise ValueError(
+            f"the view of a wrapper made {len(seen)} images with {sizes} of each class out of {len(batch)} images of "
+            f"{len(images)} classes; matching needs every class, all with the same number"
+        )
+    return seen[torch.argsort(seen_ids, stable=True)].unflatten(0, (len(images), sizes[0]))

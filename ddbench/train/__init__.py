@@ -1,0 +1,1 @@
+"""Training: the engine, many students at once, teachers and experts, labellers."""
