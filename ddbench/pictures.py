@@ -57,7 +57,10 @@ def sheet(
     scale = scale or max(1, -(-_CELL // max(height, images.shape[3])))
     big = images.detach().float().cpu().clamp(0, 1)
     big = big.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
-    grid = make_grid(big, nrow=columns, padding=_GAP, pad_value=1.0)
+    if len(big) == 1:  # make_grid leaves a lone image without its frame
+        grid = torch.nn.functional.pad(big[0].expand(3, -1, -1), [_GAP] * 4, value=1.0)
+    else:
+        grid = make_grid(big, nrow=columns, padding=_GAP, pad_value=1.0)
     pixels = (grid * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     picture = Image.fromarray(pixels)
     if titles is not None:

@@ -72,3 +72,33 @@ class DataDAM:
             if it % 100 == 0:  # reading it makes the host wait
                 task.log(loss=float(loss) / train.classes)
         return task.distilled(images=images.detach().flatten(0, 1), ids=labels.flatten())
+
+
+_CODE = "defaults of the released code, arXiv:2310.00093"
+_PAPER = "hyperparameter table of the authors' repository, arXiv:2310.00093"
+RECIPES = {
+    ("authors", "cifar10", 1): dict(network="ConvNetBN", iterations=20_000, source=_CODE),
+    ("authors", "cifar10", 10): dict(network="ConvNetBN", iterations=20_000, source=_CODE),
+    ("authors", "cifar10", 50): dict(network="ConvNetBN", iterations=20_000, source=_CODE),
+    ("authors", "cifar100", 1): dict(network="ConvNetBN", iterations=20_000, source=_CODE),
+    ("authors", "cifar100", 10): dict(network="ConvNetBN", iterations=20_000, source=_CODE),
+    ("authors", "cifar100", 50): dict(network="ConvNetBN", iterations=20_000, source=_CODE),
+    ("authors", "tiny_imagenet", 1): dict(network="ConvNetD4BN", iterations=20_000, source=_CODE),
+    ("authors", "tiny_imagenet", 10): dict(network="ConvNetD4BN", iterations=20_000, source=_CODE),
+    ("authors", "tiny_imagenet", 50): dict(network="ConvNetD4BN", iterations=20_000, source=_CODE),
+    ("paper", "cifar10", 1): dict(network="ConvNet", iterations=8_000, power=4.0, source=_PAPER),
+    ("paper", "cifar10", 10): dict(network="ConvNet", iterations=8_000, power=4.0, source=_PAPER),
+    ("paper", "cifar10", 50): dict(network="ConvNet", iterations=8_000, power=4.0, source=_PAPER),
+    ("paper", "cifar100", 1): dict(network="ConvNet", iterations=8_000, power=4.0, source=_PAPER),
+    ("paper", "cifar100", 10): dict(network="ConvNet", iterations=8_000, power=4.0, source=_PAPER),
+    ("paper", "cifar100", 50): dict(network="ConvNet", iterations=8_000, power=4.0, source=_PAPER),
+    ("paper", "tiny_imagenet", 1): dict(network="ConvNetD4", iterations=8_000, power=4.0, source=_PAPER),
+    ("paper", "tiny_imagenet", 10): dict(network="ConvNetD4", iterations=8_000, power=4.0, source=_PAPER),
+    ("paper", "tiny_imagenet", 50): dict(network="ConvNetD4", iterations=8_000, power=4.0, source=_PAPER),
+    ("digits", "digits", None): dict(
+        network="ConvNetD2W32BN", iterations=100, batch_real=64, source="ours, for 8x8 images"
+    ),
+    ("cpu", "mnist", None): dict(
+        network="ConvNetW32BN", iterations=300, batch_real=32, source="ours, minutes on two CPU cores"
+    ),
+}

@@ -57,3 +57,51 @@ class DM:
             if it % 100 == 0:  # reading it makes the host wait
                 task.log(loss=float(loss) / train.classes)
         return task.distilled(images=images.detach().flatten(0, 1), ids=labels.flatten())
+
+
+_TABLE = "settings of the authors' code and paper, arXiv:2110.04181"
+_LARGE = "authors' readme: image step 10 for 100 and more images a class"
+_DEEP = "authors' settings; the 4-block ConvNet is how later papers report 64x64"
+RECIPES = {
+    ("authors", "mnist", 1): dict(iterations=20_000, image_lr=1.0, batch_real=256, source=_TABLE),
+    ("authors", "mnist", 10): dict(iterations=20_000, image_lr=1.0, batch_real=256, source=_TABLE),
+    ("authors", "mnist", 50): dict(iterations=20_000, image_lr=1.0, batch_real=256, source=_TABLE),
+    ("authors", "fashion_mnist", 1): dict(iterations=20_000, image_lr=1.0, batch_real=256, source=_TABLE),
+    ("authors", "fashion_mnist", 10): dict(iterations=20_000, image_lr=1.0, batch_real=256, source=_TABLE),
+    ("authors", "fashion_mnist", 50): dict(iterations=20_000, image_lr=1.0, batch_real=256, source=_TABLE),
+    ("authors", "svhn", 1): dict(iterations=20_000, image_lr=1.0, batch_real=256, source=_TABLE),
+    ("authors", "svhn", 10): dict(iterations=20_000, image_lr=1.0, batch_real=256, source=_TABLE),
+    ("authors", "svhn", 50): dict(iterations=20_000, image_lr=1.0, batch_real=256, source=_TABLE),
+    ("authors", "cifar10", 1): dict(iterations=20_000, image_lr=1.0, batch_real=256, source=_TABLE),
+    ("authors", "cifar10", 10): dict(iterations=20_000, image_lr=1.0, batch_real=256, source=_TABLE),
+    ("authors", "cifar10", 50): dict(iterations=20_000, image_lr=1.0, batch_real=256, source=_TABLE),
+    ("authors", "cifar10", 100): dict(iterations=20_000, image_lr=10.0, batch_real=256, source=_LARGE),
+    ("authors", "cifar10", 200): dict(iterations=20_000, image_lr=10.0, batch_real=256, source=_LARGE),
+    ("authors", "cifar10", 500): dict(iterations=20_000, image_lr=10.0, batch_real=256, source=_LARGE),
+    ("authors", "cifar10", 1000): dict(iterations=20_000, image_lr=10.0, batch_real=256, source=_LARGE),
+    ("authors", "cifar10", 1250): dict(iterations=20_000, image_lr=10.0, batch_real=256, source=_LARGE),
+    ("authors", "cifar100", 1): dict(iterations=20_000, image_lr=1.0, batch_real=256, source=_TABLE),
+    ("authors", "cifar100", 10): dict(iterations=20_000, image_lr=1.0, batch_real=256, source=_TABLE),
+    ("authors", "cifar100", 50): dict(iterations=20_000, image_lr=1.0, batch_real=256, source=_TABLE),
+    ("authors", "cifar100", 100): dict(iterations=20_000, image_lr=1.0, batch_real=256, source=_TABLE),
+    ("authors", "cifar100", 125): dict(iterations=20_000, image_lr=1.0, batch_real=256, source=_TABLE),
+    ("authors", "tiny_imagenet", 1): dict(
+        network="ConvNetD4", iterations=20_000, image_lr=1.0, batch_real=256, source=_DEEP
+    ),
+    ("authors", "tiny_imagenet", 10): dict(
+        network="ConvNetD4", iterations=20_000, image_lr=1.0, batch_real=256, source=_DEEP
+    ),
+    ("authors", "tiny_imagenet", 50): dict(
+        network="ConvNetD4", iterations=20_000, image_lr=1.0, batch_real=256, source=_DEEP
+    ),
+    ("digits", "digits", None): dict(
+        network="ConvNetD2W32", iterations=100, image_lr=1.0, batch_real=64, source="ours, for 8x8 images"
+    ),
+    ("cpu", "mnist", None): dict(
+        network="ConvNetW32",
+        iterations=300,
+        image_lr=1.0,
+        batch_real=32,
+        source="ours, minutes on two CPU cores",
+    ),
+}

@@ -28,11 +28,15 @@ class Herding:
 
     def distill(self, task: Task) -> DistilledSet:
         pools = class_pools(task.train, task.ipc)
-        features = class_features(task, self.features, TeacherRecipe(network=self.network, epochs=self.epochs))
+        features = class_features(
+            task, self.features, TeacherRecipe(network=self.network, epochs=self.epochs)
+        )
         chosen = torch.cat([pool[herding(features(pool), task.ipc)].sort().values for pool in pools])
         return task.distilled(subset=chosen, ids=task.train.labels.cpu()[chosen])
 
 
 RECIPES = {
-    ("digits", "digits", None): dict(network="ConvNetD2W32", source="ours: three poolings do not fit 8x8 well"),
+    ("digits", "digits", None): dict(
+        network="ConvNetD2W32", source="ours: three poolings do not fit 8x8 well"
+    ),
 }

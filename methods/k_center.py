@@ -28,7 +28,9 @@ class KCenter:
 
     def distill(self, task: Task) -> DistilledSet:
         pools, rng = class_pools(task.train, task.ipc), task.rng("selection")
-        features = class_features(task, self.features, TeacherRecipe(network=self.network, epochs=self.epochs))
+        features = class_features(
+            task, self.features, TeacherRecipe(network=self.network, epochs=self.epochs)
+        )
         chosen = []
         for pool in pools:
             first = int(torch.randint(len(pool), (1,), generator=rng))
@@ -38,5 +40,7 @@ class KCenter:
 
 
 RECIPES = {
-    ("digits", "digits", None): dict(network="ConvNetD2W32", source="ours: three poolings do not fit 8x8 well"),
+    ("digits", "digits", None): dict(
+        network="ConvNetD2W32", source="ours: three poolings do not fit 8x8 well"
+    ),
 }

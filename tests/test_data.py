@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import http.server
 import os
+import pickle
 import re
 import shutil
 import struct
@@ -230,6 +231,41 @@ def test_prepare_returns_the_folder_and_none_for_built_in_data(tmp_path, loosene
     idx_files(tmp_path)
     assert data.prepare("mnist", tmp_path, workers=1) == tmp_path / "prepared" / "mnist"
     assert data.prepare("digits", tmp_path) is None and data.available("digits", tmp_path) == "built in"
+
+
+def test_cifar_batches_and_svhn_files_come_out_with_channels_first(tmp_path, monkeypatch, loosened):
+    import scipy.io
+    import torchvision
+
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (10, 3, 32, 32), dtype=np.uint8)
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    listed = {}
+    for file, content in (
+        ("data_batch_1", {"data": images.reshape(10, -1), "labels": list(range(10))}),
+        ("test_batch", {"data": images[::-1].reshape(10, -1), "labels": list(range(10))}),
+        ("batches.meta", {"label_names": list("abcdefghij")}),
+    ):
+        (folder / file).write_bytes(pickle.dumps(content))
+        listed[file] = [file, hashlib.md5((folder / file).read_bytes()).hexdigest()]
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "train_list", [listed["data_batch_1"]])
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "test_list", [listed["test_batch"]])
+    meta = {"filename": "batches.meta", "key": "label_names", "md5": listed["batches.meta"][1]}
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "meta", meta)
+    real = data.load("cifar10", tmp_path)
+    assert np.array_equal(real.train.images.numpy(), images) and real.train.class_names[9] == "truck"
+    assert np.array_equal(real.test.images.numpy(), images[::-1])
+
+    splits = {}
+    for split in ("train", "test"):
+        file = tmp_path / f"{split}_32x32.mat"
+        scipy.io.savemat(file, {"X": images.transpose(2, 3, 1, 0), "y": np.arange(1, 11)[:, None]})
+        splits[split] = ["", file.name, hashlib.md5(file.read_bytes()).hexdigest()]
+    monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", splits)
+    real = data.load("svhn", tmp_path)
+    assert np.array_equal(real.train.images.numpy(), images)
+    assert real.train.labels.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]  # 10 stands for the digit 0
 
 
 # ------------------------------------------------------------------------------------------------ names

@@ -140,7 +140,7 @@ def test_decoded_items_can_be_shown_where_the_codec_makes_more_than_is_stored(ga
         train,
         train.space.real_to_input(chosen),
         train.space,
-        codec=CodecSpec("grid", {"factor": 2, "mode": "single"}),
+        codec=CodecSpec("grid", {"factor": 2, "kind": "single"}),
     )
     stored = drawn(pictures.distilled_sheet(made, train, tmp_path / "a.png"))
     decoded = drawn(pictures.distilled_sheet(made, train, tmp_path / "b.png", decoded=True))

@@ -184,7 +184,8 @@ def match(
             pieces = []
             for part in _chunks(chunk.start, chunk.stop, None if whole else fit // real.batch):
                 y = siamese.apply(real.images(indices[part]), draws[part])
-                outs = [features(net, some) for some in y.flatten(0, 1).split(y[..., 0, 0, 0].numel() if whole else fit)]
+                images_at_once = y.shape[0] * y.shape[1] if whole else fit
+                outs = [features(net, some) for some in torch.split(y.flatten(0, 1), images_at_once)]
                 pieces.append(_by_class([torch.cat(kind) for kind in zip(*outs, strict=True)], y.shape))
             wanted = [torch.cat(kind) for kind in zip(*pieces, strict=True)]
         x = siamese.apply(viewed(task, images[chunk], labels[chunk]), draws[chunk])
@@ -201,4 +202,4 @@ def _chunks(start: int, stop: int, size: int | None) -> list[slice]:
 
 
 def _by_class(kinds: Sequence[Tensor], shape: torch.Size) -> list[Tensor]:
-    return [kind.unflatten(0, tuple(shape[:2])) for kind in kinds]
+    return [kind.view(*shape[:2], -1) for kind in kinds]

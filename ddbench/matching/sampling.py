@@ -32,7 +32,7 @@ class RealBatches:
     def images(self, indices: Tensor) -> Tensor:
         """Indices (G, n) -> network inputs (G, n, C, H, W) on the device."""
         chosen = take(self._train, indices.flatten(), self._device)
-        return self._train.space.real_to_input(chosen).unflatten(0, tuple(indices.shape))
+        return self._train.space.real_to_input(chosen).view(*indices.shape, *self._train.shape)
 
 
 def take(train: ImageData, indices: Tensor, device: torch.device) -> Tensor:
@@ -60,7 +60,7 @@ def initial_images(task: Task, init: str) -> Tensor:
         images = torch.randn((train.classes * task.ipc, *train.shape), generator=rng).to(task.device)
     else:
         raise ValueError(f"init is {init!r}; expected one of {', '.join(INITS)}")
-    return images.unflatten(0, (train.classes, task.ipc)).contiguous()
+    return images.view(train.classes, task.ipc, *train.shape).contiguous()
 
 
 def class_labels(task: Task) -> Tensor:
@@ -87,4 +87,4 @@ def viewed(task: Task, images: Tensor, labels: Tensor) -> Tensor:
             f"the view of a wrapper made {len(seen)} images with {sizes} of each class out of {len(batch)} images of "
             f"{len(images)} classes; matching needs every class, all with the same number"
         )
-    return seen[torch.argsort(seen_ids, stable=True)].unflatten(0, (len(images), sizes[0]))
+    return seen[torch.argsort(seen_ids, stable=True)].view(len(images), sizes[0], *images.shape[2:])

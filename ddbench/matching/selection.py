@@ -35,7 +35,7 @@ def class_pools(train: ImageData, ipc: int) -> list[Tensor]:
                 f"class {c} has {count} training images but ipc is {ipc}; "
                 f"lower --ipc to {count} or choose a larger data set"
             )
-    return list(torch.argsort(labels, stable=True).split(counts))
+    return list(torch.split(torch.argsort(labels, stable=True), counts))
 
 
 def random_choice(pools: list[Tensor], count: int, generator: torch.Generator) -> Tensor:
@@ -64,7 +64,8 @@ def herding(features: Tensor, count: int) -> Tensor:
     """
     points = _points(features, count)
     mean, norms = points.mean(0), points.square().sum(1)
-    total, chosen = torch.zeros_like(mean), []
+    total = torch.zeros_like(mean)
+    chosen: list[int] = []
     for step in range(1, count + 1):
         # |residual - h|^2 without the term that all points share
         distance = norms - 2 * (points @ (step * mean - total))
@@ -87,7 +88,9 @@ def k_center(features: Tensor, count: int, first: int) -> Tensor:
     """
     points = _points(features, count)
     if not 0 <= first < len(points):
-        raise ValueError(f"the first center is point {first} of {len(points)}; expected 0 to {len(points) - 1}")
+        raise ValueError(
+            f"the first center is point {first} of {len(points)}; expected 0 to {len(points) - 1}"
+        )
     chosen = [first]
     nearest = (points - points[first]).square().sum(1)
     while len(chosen) < count:

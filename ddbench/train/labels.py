@@ -262,13 +262,12 @@ def batch_inputs(
         tensors: of the set, for plans with explicit views.
     """
     stored = items.stored[indices.to(items.stored.device)]
-    size = (int(stored.shape[-2]), int(stored.shape[-1]))
-    if items.visit is not None:
+    size = None
+    if items.visit is not None:  # it may cut tiles at their stored size; views are full-sized all the same
+        size = (int(stored.shape[-2]), int(stored.shape[-1]))
         generator = torch.Generator().manual_seed(derive(plan.seed, "visit", epoch, batch))
         stored = items.visit(stored, generator)
     inputs = items.to_input(stored)
-    if stored.dim() == 1:  # item numbers: decoded just now
-        size = (int(inputs.shape[-2]), int(inputs.shape[-1]))
     views = draw_views(plan, epoch, batch, indices, tuple(inputs.shape[1:]), tensors)
     fill = _black(items.space, inputs.shape[1]) if plan.crop == "pad" else None
     return apply_views(inputs, views, size, fill), views

@@ -139,7 +139,7 @@ def embed_all(net: nn.Module, train: ImageData, batch: int = _TEST_BATCH) -> Ten
         return torch.cat(
             [
                 embed(net, train.space.real_to_input(take(train, indices, device))).flatten(1)
-                for indices in torch.arange(len(train)).split(batch)
+                for indices in torch.split(torch.arange(len(train)), batch)
             ]
         )
 
@@ -221,7 +221,7 @@ def _train(
         for _ in range(recipe.epochs):
             net.train()
             order = kept[torch.randperm(len(kept), generator=chance("order"))]
-            for batch in order.split(recipe.batch):
+            for batch in torch.split(order, recipe.batch):
                 if len(batch) == 1 and len(order) > 1:
                     continue  # batch norm cannot train on a single image
                 x = train.space.real_to_input(take(train, batch, device))
@@ -235,7 +235,7 @@ def _train(
         net.eval()
         right = torch.zeros((), device=device)
         with torch.no_grad():
-            for batch in held.split(_TEST_BATCH):
+            for batch in torch.split(held, _TEST_BATCH):
                 logits = net(train.space.real_to_input(take(train, batch, device)))
                 right += (logits.argmax(1) == labels[batch.to(device)]).sum()
         accuracy = float(right) / len(held)
