@@ -216,7 +216,15 @@ class RunTask:
         from ddbench.train.teachers import train_networks  # late: most methods need no networks
 
         started = time.perf_counter()
-        found: list[Trained] = train_networks(self.train, recipe, self.device, trajectory=trajectory)
+        with tqdm(desc="teachers", unit="epoch", disable=self.quiet, leave=False, dynamic_ncols=True) as bar:
+
+            def told(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+                if self.budget.used_up():
+                    raise BudgetUsedUp(f"the time budget ended at epoch {done} of {total} of the teachers")
+
+            found = train_networks(self.train, recipe, self.device, trajectory=trajectory, progress=told)
         self._teacher_wall += time.perf_counter() - started
         for network in found:
             if network.fingerprint not in self._paid:  # asked for twice, paid for once

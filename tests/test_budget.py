@@ -34,7 +34,9 @@ def hard(n):
 
 
 def counted(tensors, targets, space=INPUT, codec="identity", settings=None, card=CARD, **other):
-    return byte_count(DistilledSet(tensors, targets, space, CodecSpec(codec, settings or {}), card=card, **other))
+    return byte_count(
+        DistilledSet(tensors, targets, space, CodecSpec(codec, settings or {}), card=card, **other)
+    )
 
 
 class TestBytes:
@@ -86,7 +88,10 @@ class TestBytes:
 
     def test_soft_labels_and_weights_count_as_stored(self):
         targets = Targets(
-            ids=torch.arange(10), soft=torch.zeros(10, 10).half(), kind="logits", weights=torch.ones(10).double()
+            ids=torch.arange(10),
+            soft=torch.zeros(10, 10).half(),
+            kind="logits",
+            weights=torch.ones(10).double(),
         )
         assert counted({"images": images(10)}, targets).labels == 10 + 200 + 80
 
@@ -111,6 +116,21 @@ class TestBytes:
         assert (1000 + 1024) * 8 == 16_192  # the count of the HeLlO spec
         assert got.labels == 1 + 64_000 * 4 + 16_192 * 4
         assert got.codec == 20 and got.space == 24
+
+    @pytest.mark.parametrize(
+        ("out", "rest", "rank", "parameters"),
+        [
+            (1000, 1024, 8, 16_192),
+            (1000, 1024, 128, 259_072),
+            (768, 768, 8, 12_288),
+            (512, 512 * 3 * 3, 8, 40_960),
+        ],
+    )
+    def test_low_rank_parts_of_the_hello_spec(self, out, rest, rank, parameters):
+        tensors = {"images": images(1), "d.w.A": torch.zeros(out, rank), "d.w.B": torch.zeros(rank, rest)}
+        network = NetworkRef("clip", "public", "timm:resnet50_clip", low_rank="d.")
+        got = counted(tensors, Targets(ids=torch.tensor([0]), labeller=Labeller((network,), INPUT)))
+        assert got.labels == 1 + 4 * parameters
 
     def test_explicit_boxes_and_stored_answers_are_labels(self, tmp_path):
         plan = ViewPlan(3, 2, boxes="fkd")

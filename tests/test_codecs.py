@@ -59,7 +59,9 @@ class TestIdentity:
         it = items(made({"images": images}, space=UNIT))
         assert torch.equal(it.to_input(it.stored), (images - 0.5) / 0.25)
         assert it.to_input(it.stored) is it.stored
-        assert it.ids.tolist() == [0, 1, 0, 1] and it.classes == 2 and it.space is not None and it.visit is None
+        assert (
+            it.ids.tolist() == [0, 1, 0, 1] and it.classes == 2 and it.space is not None and it.visit is None
+        )
 
     def test_fp16_is_read_exactly_and_becomes_float32(self):
         images = torch.rand(2, 1, 2, 2).half()
@@ -132,7 +134,9 @@ class TestGrid:
 
     def test_labels_of_stored_images_reach_their_items(self):
         soft = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
-        targets = Targets(ids=torch.tensor([0, 1]), soft=soft, kind="logits", weights=torch.tensor([1.0, 2.0]))
+        targets = Targets(
+            ids=torch.tensor([0, 1]), soft=soft, kind="logits", weights=torch.tensor([1.0, 2.0])
+        )
         it = items(made({"images": torch.rand(2, 1, 4, 4)}, targets, UNIT, "grid", classes=2))
         assert len(it) == 8 and it.ids.tolist() == [0, 1] * 4
         assert torch.equal(it.soft, soft.repeat(4, 1)) and it.weights.tolist() == [1, 2] * 4
@@ -220,9 +224,7 @@ class TestVisits:
         how = {"kind": "whole", "visit": "patch-shuffle", "factor": 2}
         it = items(made({"images": torch.rand(3, 1, 4, 4)}, space=UNIT, codec="grid", settings=how))
         assert len(it) == 3
-        assert torch.equal(
-            it.visit(it.stored, generator(1)), patch_shuffle(it.stored, 2, generator(1))
-        )
+        assert torch.equal(it.visit(it.stored, generator(1)), patch_shuffle(it.stored, 2, generator(1)))
 
 
 class TestCompensated:
@@ -275,7 +277,9 @@ class TestCompensated:
             (10, 4, 1, 0, 0, 0),
         ],
     )
-    def test_the_budget_table_of_the_infer_spec(self, classes, networks, ipc, per_class, items_a_class, stored):
+    def test_the_budget_table_of_the_infer_spec(
+        self, classes, networks, ipc, per_class, items_a_class, stored
+    ):
         j = infer_naturals(ipc, classes, networks)
         assert j == per_class
         assert (networks + 1) * j == items_a_class
@@ -333,18 +337,24 @@ class TestSubset:
 
     def test_other_data_than_those_it_was_chosen_from_are_refused(self):
         data, other = real(), real(n=12)
-        with pytest.raises(ValueError, match=f"{data.fingerprint}, but the training split given .* {other.fingerprint}"):
+        with pytest.raises(
+            ValueError, match=f"{data.fingerprint}, but the training split given .* {other.fingerprint}"
+        ):
             items(self.subset(data, [0, 1]), other)
 
     def test_it_needs_the_data(self):
-        with pytest.raises(ValueError, match=r"the set names images of cifar10 .* expected its training split"):
+        with pytest.raises(
+            ValueError, match=r"the set names images of cifar10 .* expected its training split"
+        ):
             items(self.subset(real(), [0, 1]))
 
     def test_indices_outside_the_data_are_named(self):
         data = real()
         wrong = self.subset(data, [0, 1])
         wrong = wrong.changed(tensors={"indices": torch.tensor([0, 10])})
-        with pytest.raises(ValueError, match="indices run from 0 to 10 but cifar10/train has 10 images; expected 0 to 9"):
+        with pytest.raises(
+            ValueError, match="indices run from 0 to 10 but cifar10/train has 10 images; expected 0 to 9"
+        ):
             items(wrong, data)
 
 
@@ -432,15 +442,23 @@ class TestResampled:
     )
     def test_laws_that_mean_nothing_are_refused(self, how, message):
         data = real()
-        d = made({"indices": torch.arange(10)}, None, INPUT, "resampled", how, data_fingerprint=data.fingerprint)
+        d = made(
+            {"indices": torch.arange(10)}, None, INPUT, "resampled", how, data_fingerprint=data.fingerprint
+        )
         with pytest.raises(ValueError, match=message):
             items(d, data)
 
     def test_stratified_needs_ids(self):
         data = real()
         targets = Targets(soft=torch.zeros(10, 2), kind="logits")
-        d = made({"indices": torch.arange(10)}, targets, INPUT, "resampled", {"variant": "stratified"},
-                 data_fingerprint=data.fingerprint)
+        d = made(
+            {"indices": torch.arange(10)},
+            targets,
+            INPUT,
+            "resampled",
+            {"variant": "stratified"},
+            data_fingerprint=data.fingerprint,
+        )
         with pytest.raises(ValueError, match="needs label ids"):
             items(d, data)
 
@@ -542,7 +560,9 @@ class TestWhatDoesNotFit:
 
     def test_ids_outside_the_classes(self):
         targets = Targets(ids=torch.arange(10) + 3)
-        with pytest.raises(ValueError, match="label ids run from 3 to 12 but cifar10 has 10 classes; expected 0 to 9"):
+        with pytest.raises(
+            ValueError, match="label ids run from 3 to 12 but cifar10 has 10 classes; expected 0 to 9"
+        ):
             items(made(self.images(), targets), real(classes=10))
 
     def test_negative_ids_without_the_data(self):
@@ -550,11 +570,15 @@ class TestWhatDoesNotFit:
             check(made(self.images(2), Targets(ids=torch.tensor([-1, 0])), classes=2, dataset="cifar10"))
 
     def test_too_few_targets(self):
-        with pytest.raises(ValueError, match="targets have 4 rows of ids but the set has 10; expected as many"):
+        with pytest.raises(
+            ValueError, match="targets have 4 rows of ids but the set has 10; expected as many"
+        ):
             items(made(self.images(), Targets(ids=torch.zeros(4, dtype=torch.long))))
 
     def test_targets_of_a_grid_say_both_counts(self):
-        d = made({"images": torch.zeros(2, 1, 4, 4)}, Targets(ids=torch.zeros(3, dtype=torch.long)), UNIT, "grid")
+        d = made(
+            {"images": torch.zeros(2, 1, 4, 4)}, Targets(ids=torch.zeros(3, dtype=torch.long)), UNIT, "grid"
+        )
         with pytest.raises(ValueError, match=r"the set has 2 \(stored rows\) or 8 \(items\)"):
             items(d)
 
@@ -563,7 +587,9 @@ class TestWhatDoesNotFit:
             items(made(self.images(0), Targets(ids=torch.zeros(0, dtype=torch.long))))
 
     def test_images_of_another_shape(self):
-        with pytest.raises(ValueError, match=r"images have shape \(1, 4, 4\) but cifar10 has \(1, 8, 8\); resize"):
+        with pytest.raises(
+            ValueError, match=r"images have shape \(1, 4, 4\) but cifar10 has \(1, 8, 8\); resize"
+        ):
             items(made(self.images()), real(side=8))
 
     def test_images_without_a_batch_axis(self):
@@ -580,7 +606,9 @@ class TestWhatDoesNotFit:
             items(made(self.images(), space=None))
 
     def test_bytes_in_a_space_of_inputs_and_the_other_way_round(self):
-        with pytest.raises(ValueError, match=r"the space says that 'input' is stored, .* 'uint8' of torch.uint8 images"):
+        with pytest.raises(
+            ValueError, match=r"the space says that 'input' is stored, .* 'uint8' of torch.uint8 images"
+        ):
             items(made({"images": torch.zeros(2, 1, 4, 4, dtype=torch.uint8)}))
         with pytest.raises(ValueError, match="'input' or 'unit' of torch.float32 images; set Space.stored"):
             items(made(self.images(), space=BYTES))
@@ -589,12 +617,17 @@ class TestWhatDoesNotFit:
 
     def test_probabilities_that_are_none(self):
         soft = torch.tensor([[0.5, 0.5], [3.0, -1.0]])
-        with pytest.raises(ValueError, match=r"are none in row 1 \(sum 2, smallest -1\); expected rows that sum to 1"):
+        with pytest.raises(
+            ValueError, match=r"are none in row 1 \(sum 2, smallest -1\); expected rows that sum to 1"
+        ):
             items(made({"images": torch.zeros(2, 1, 4, 4)}, Targets(soft=soft, kind="probabilities")))
 
     def test_fp16_probabilities_are_near_enough(self):
         soft = torch.softmax(torch.randn(2, 10, generator=generator()), 1).half()
-        assert items(made({"images": torch.zeros(2, 1, 4, 4)}, Targets(soft=soft, kind="probabilities"))).classes == 10
+        assert (
+            items(made({"images": torch.zeros(2, 1, 4, 4)}, Targets(soft=soft, kind="probabilities"))).classes
+            == 10
+        )
 
     def test_negative_weights(self):
         targets = Targets(ids=torch.tensor([0, 1]), weights=torch.tensor([1.0, -2.0]))
@@ -602,7 +635,9 @@ class TestWhatDoesNotFit:
             items(made({"images": torch.zeros(2, 1, 4, 4)}, targets))
 
     def test_a_missing_tensor(self):
-        with pytest.raises(ValueError, match=r"reads the tensors images; the set has no 'images' \(it has pixels\)"):
+        with pytest.raises(
+            ValueError, match=r"reads the tensors images; the set has no 'images' \(it has pixels\)"
+        ):
             items(made({"pixels": torch.zeros(2, 1, 4, 4)}))
 
     def test_a_program_that_names_items_which_are_not_there(self):

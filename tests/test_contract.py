@@ -53,7 +53,9 @@ class TestRealData:
             data(images=torch.zeros(4, 1, 2, 2))
 
     def test_labels_outside_the_classes_are_named(self):
-        with pytest.raises(ValueError, match="labels run from 0 to 3 but there are 2 classes; expected 0 to 1"):
+        with pytest.raises(
+            ValueError, match="labels run from 0 to 3 but there are 2 classes; expected 0 to 1"
+        ):
             data(labels=torch.tensor([0, 1, 2, 3]))
 
     def test_statistics_need_one_number_a_channel(self):
@@ -127,11 +129,20 @@ class TestTargets:
         ("arguments", "message"),
         [
             (dict(), "targets are empty"),
-            (dict(ids=torch.tensor([0.0, 1.0])), r"label ids are torch.float32 \(2,\); expected integers \(n,\)"),
+            (
+                dict(ids=torch.tensor([0.0, 1.0])),
+                r"label ids are torch.float32 \(2,\); expected integers \(n,\)",
+            ),
             (dict(soft=torch.zeros(2, 2)), "of kind 'none' are present"),
-            (dict(soft=torch.zeros(2), kind="logits"), r"soft labels are torch.float32 \(2,\); expected floats"),
+            (
+                dict(soft=torch.zeros(2), kind="logits"),
+                r"soft labels are torch.float32 \(2,\); expected floats",
+            ),
             (dict(soft=torch.zeros(2, 2, dtype=torch.int64), kind="logits"), "soft labels are torch.int64"),
-            (dict(soft=torch.tensor([[0.0, float("nan")]]), kind="logits"), "soft labels: 1 of 2 values are not finite"),
+            (
+                dict(soft=torch.tensor([[0.0, float("nan")]]), kind="logits"),
+                "soft labels: 1 of 2 values are not finite",
+            ),
             (dict(ids=torch.tensor([0]), weights=torch.tensor([float("inf")])), "weights: 1 of 1 values"),
             (dict(ids=torch.tensor([0]), soft=torch.zeros(2, 2), kind="values"), "one row an item in each"),
         ],
@@ -150,9 +161,18 @@ class TestLabellersAndPrograms:
             (lambda: NetworkRef("ConvNet", "cache", "x", weight=0), "network weight is 0"),
             (lambda: NetworkRef("ConvNet", "cache", "x", outputs=(1,)), "public networks only"),
             (lambda: Labeller((), SPACE), "no networks"),
-            (lambda: Labeller((NetworkRef("a", "cache", "b"),), SPACE, "train"), "expected eval or train-halves"),
-            (lambda: Labeller((NetworkRef("a", "cache", "b"),), SPACE, sees="all"), "expected augmented or clean"),
-            (lambda: Labeller((NetworkRef("a", "cache", "b"),), SPACE, combine="sum"), "expected mean or norm-mean"),
+            (
+                lambda: Labeller((NetworkRef("a", "cache", "b"),), SPACE, "train"),
+                "expected eval or train-halves",
+            ),
+            (
+                lambda: Labeller((NetworkRef("a", "cache", "b"),), SPACE, sees="all"),
+                "expected augmented or clean",
+            ),
+            (
+                lambda: Labeller((NetworkRef("a", "cache", "b"),), SPACE, combine="sum"),
+                "expected mean or norm-mean",
+            ),
             (lambda: Program(torch.tensor([1])), r"expected floats \(1,\) or \(T,\)"),
             (lambda: Program(torch.ones(2)), r"2 step sizes without an order"),
             (lambda: Program(torch.ones(2), ((0,),)), "2 step sizes for 1 batches"),

@@ -47,7 +47,9 @@ def card(**other):
 
 def plain(**other):
     images = torch.randn(2, 2, 4, 4, generator=generator())
-    made = dict(tensors={"images": images}, targets=Targets(ids=torch.tensor([0, 1])), space=SPACE, card=card())
+    made = dict(
+        tensors={"images": images}, targets=Targets(ids=torch.tensor([0, 1])), space=SPACE, card=card()
+    )
     return DistilledSet(**{**made, **other})
 
 
@@ -60,12 +62,13 @@ def labeller(**other):
 
 def whitened():
     transform = torch.randn(32, 32, generator=generator())
-    return Space("input", (0.1, 0.2), (0.3, 0.7), ZCA(torch.randn(32, generator=generator()), transform, 0.1, "abc"))
+    return Space(
+        "input", (0.1, 0.2), (0.3, 0.7), ZCA(torch.randn(32, generator=generator()), transform, 0.1, "abc")
+    )
 
 
 def example(kind):
     """(set, items) with one small made-up set of each kind; the second is the number of items."""
-    ids = Targets(ids=torch.tensor([0, 1]))
     half = torch.rand(2, 2, 4, 4, generator=generator()).half()
     bytes_ = torch.randint(256, (2, 2, 4, 4), dtype=torch.uint8, generator=generator())
     uint8 = Space("uint8", (0.1, 0.2), (0.3, 0.7))
@@ -124,9 +127,7 @@ def example(kind):
     return plain(tensors=tensors, targets=targets, space=None, codec=CodecSpec("trees"), kind="graph"), 2
 
 
-KINDS = (
-    "identity bytes grid mosaic compensated subset resampled whitened soft values labeller rate program trees".split()
-)
+KINDS = "identity bytes grid mosaic compensated subset resampled whitened soft values labeller rate program trees".split()
 
 
 def same(a, b):
@@ -146,7 +147,10 @@ class TestEveryKindOfSet:
             assert same(read.targets.rows()[name], t)
         assert read.fingerprint() == written.fingerprint()
         assert read.card == written.card and read.kind == written.kind
-        assert (read.codec.name, dict(read.codec.settings)) == (written.codec.name, dict(written.codec.settings))
+        assert (read.codec.name, dict(read.codec.settings)) == (
+            written.codec.name,
+            dict(written.codec.settings),
+        )
         assert byte_count(read) == byte_count(written)
 
     def test_items_of_a_set_are_those_before_it_was_written(self, kind, tmp_path):
@@ -225,13 +229,17 @@ class TestParts:
         space = whitened()
         sets.write(tmp_path / "a.safetensors", plain(space=space))
         (tmp_path / "spaces" / f"{space.zca.hash}.safetensors").unlink()
-        with pytest.raises(FileNotFoundError, match=r"a whitened space, but .* copy it .* eps 0.1 .* fingerprint abc"):
+        with pytest.raises(
+            FileNotFoundError, match=r"a whitened space, but .* copy it .* eps 0.1 .* fingerprint abc"
+        ):
             sets.read(tmp_path / "a.safetensors")
         assert sets.read(tmp_path / "a.safetensors", zca=space.zca).space.zca is space.zca
 
     def test_what_does_not_fit_is_not_written(self, tmp_path):
         wrong = plain(targets=Targets(soft=torch.zeros(2, 3), kind="logits"))
-        with pytest.raises(ValueError, match=r"soft labels have shape \(2, 3\) but toy has 2 classes; expected \(2, 2\)"):
+        with pytest.raises(
+            ValueError, match=r"soft labels have shape \(2, 3\) but toy has 2 classes; expected \(2, 2\)"
+        ):
             sets.write(tmp_path / "a.safetensors", wrong)
         with pytest.raises(ValueError, match="the card or the settings .* cannot be stored as JSON"):
             sets.write(tmp_path / "a.safetensors", plain(card=card(notes={"x": object()})))
@@ -248,7 +256,9 @@ class TestDamage:
     def test_a_truncated_file_is_named(self, keep, tmp_path):
         path = self.file(tmp_path)
         path.write_bytes(path.read_bytes()[:keep])
-        with pytest.raises(DamagedError, match=r"set.safetensors is no whole safetensors file .* distil again"):
+        with pytest.raises(
+            DamagedError, match=r"set.safetensors is no whole safetensors file .* distil again"
+        ):
             sets.read(path)
 
     def test_a_changed_value_is_found(self, tmp_path):
@@ -262,13 +272,17 @@ class TestDamage:
     def test_a_torch_file_says_how_it_can_be_used(self, tmp_path):
         path = tmp_path / "images_best.safetensors"
         torch.save(torch.zeros(2), path)
-        with pytest.raises(DamagedError, match=r"is a PyTorch or pickle file, .* ddbench.evaluate\(images, labels"):
+        with pytest.raises(
+            DamagedError, match=r"is a PyTorch or pickle file, .* ddbench.evaluate\(images, labels"
+        ):
             sets.read(path)
 
     def test_a_foreign_safetensors_file(self, tmp_path):
         path = tmp_path / "model.safetensors"
         save_file({"weight": torch.zeros(2)}, path)
-        with pytest.raises(DamagedError, match="model.safetensors is a safetensors file without a ddbench card"):
+        with pytest.raises(
+            DamagedError, match="model.safetensors is a safetensors file without a ddbench card"
+        ):
             sets.read(path)
 
     def test_no_file(self, tmp_path):
@@ -327,7 +341,9 @@ class TestDamage:
     soft=st.sampled_from([None, torch.float16, torch.float32]),
 )
 @settings(max_examples=40, deadline=None)
-def test_any_set_of_images_survives_the_disk_bit_by_bit(tmp_path_factory, n, channels, side, dtype, seed, weights, soft):
+def test_any_set_of_images_survives_the_disk_bit_by_bit(
+    tmp_path_factory, n, channels, side, dtype, seed, weights, soft
+):
     g = torch.Generator().manual_seed(seed)
     raw = torch.randn(n, channels, side, side, generator=g) * 100
     images = raw.to(dtype) if dtype.is_floating_point else raw.abs().clamp(max=255).to(dtype)
@@ -339,7 +355,9 @@ def test_any_set_of_images_survives_the_disk_bit_by_bit(tmp_path_factory, n, cha
         weights=torch.rand(n, generator=g) if weights else None,
     )
     space = Space(stored, (0.1,) * channels, (0.3,) * channels)
-    written = DistilledSet({"images": images}, targets, space, card=Card(classes=7, shape=tuple(images.shape[1:])))
+    written = DistilledSet(
+        {"images": images}, targets, space, card=Card(classes=7, shape=tuple(images.shape[1:]))
+    )
     path = tmp_path_factory.mktemp("sets") / "a.safetensors"
     sets.write(path, written)
     read = sets.read(path)

@@ -69,7 +69,10 @@ class TestDraws:
         assert not torch.equal(draw(replace(PLAN, seed=1), 8, epoch=1).boxes, whole.boxes)
 
     def test_the_mix_hangs_on_seed_epoch_and_batch(self):
-        a, b = draw_views(PLAN, 0, 3, torch.arange(4), SHAPE), draw_views(PLAN, 0, 3, torch.arange(4, 8), SHAPE)
+        a, b = (
+            draw_views(PLAN, 0, 3, torch.arange(4), SHAPE),
+            draw_views(PLAN, 0, 3, torch.arange(4, 8), SHAPE),
+        )
         assert a.lam == b.lam and a.cut == b.cut and torch.equal(a.perm, b.perm)
         others = [draw(PLAN, 4, batch=k).lam for k in range(3)] + [draw(PLAN, 4, epoch=1).lam]
         assert len({a.lam, *others}) == 5
@@ -93,10 +96,15 @@ class TestDraws:
 
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            params = [RandomResizedCrop.get_params(torch.zeros(3, 64, 64), (0.08, 1), (0.75, 4 / 3)) for _ in range(4000)]
+            params = [
+                RandomResizedCrop.get_params(torch.zeros(3, 64, 64), (0.08, 1), (0.75, 4 / 3))
+                for _ in range(4000)
+            ]
         theirs = torch.tensor(params).double()
         for ours, column in zip((top, left, h, w), theirs.unbind(1), strict=True):
-            assert ours.double().mean() == pytest.approx(column.mean().item(), abs=0.05 * column.std().item() + 0.3)
+            assert ours.double().mean() == pytest.approx(
+                column.mean().item(), abs=0.05 * column.std().item() + 0.3
+            )
             assert ours.double().std() == pytest.approx(column.std().item(), rel=0.05)
 
     @pytest.mark.parametrize("side", [32, 64])
@@ -163,8 +171,8 @@ class TestApplying:
         x = torch.rand(3, 2, 9, 8, dtype=torch.float64)
         boxes = torch.tensor([[1, 2, 5, 3], [0, 0, 9, 8], [8, 7, 1, 1]])
         views = Views(boxes, torch.zeros(3, dtype=torch.bool), resized=True)
-        for image, (t, l, h, w), seen in zip(x, boxes.tolist(), apply_views(x, views), strict=True):
-            crop = image[None, :, t : t + h, l : l + w]
+        for image, (top, left, h, w), seen in zip(x, boxes.tolist(), apply_views(x, views), strict=True):
+            crop = image[None, :, top : top + h, left : left + w]
             expected = F.interpolate(crop, size=(9, 8), mode="bilinear", align_corners=False)[0]
             assert torch.allclose(seen, expected, atol=1e-12)
 
@@ -182,8 +190,8 @@ class TestApplying:
             outside = torch.zeros(2) if value is None else fill
             padded = outside.view(1, 2, 1, 1).repeat(3, 1, 9, 10)
             padded[..., 2:7, 2:8] = x
-            for i, (t, l, h, w) in enumerate(boxes.tolist()):
-                assert torch.equal(seen[i], padded[i, :, t + 2 : t + 2 + h, l + 2 : l + 2 + w])
+            for i, (top, left, h, w) in enumerate(boxes.tolist()):
+                assert torch.equal(seen[i], padded[i, :, top + 2 : top + 2 + h, left + 2 : left + 2 + w])
 
     def test_flips_mirror_left_and_right(self):
         x = torch.arange(4.0).view(1, 1, 2, 2).repeat(2, 1, 1, 1)
@@ -240,7 +248,9 @@ class TestExplicitViews:
         assert views.perm is None and views.boxes.tolist() == [[12, 13, 14, 15], [16, 17, 18, 19]]
 
     def test_missing_views_are_named(self):
-        with pytest.raises(ValueError, match="reads explicit views 'fkd', but the set has no tensor 'fkd.order'"):
+        with pytest.raises(
+            ValueError, match="reads explicit views 'fkd', but the set has no tensor 'fkd.order'"
+        ):
             batches(self.plan, 3, 0)
         with pytest.raises(ValueError, match="fkd.order holds 2 epochs but the view plan says 3"):
             batches(replace(self.plan, epochs=3), 3, 2, self.tensors)
@@ -251,4 +261,3 @@ class TestExplicitViews:
 def test_a_batch_of_a_thousand_views_is_drawn_at_once():
     views = draw(replace(PLAN, batch=1024), 1024, shape=(3, 224, 224))
     assert views.boxes.shape == (1024, 4) and math.isfinite(views.lam)
-

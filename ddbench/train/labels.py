@@ -27,6 +27,7 @@ from ddbench.contract import DistilledSet, Items, Labeller, NetworkRef, Space
 from ddbench.nets.build import build
 from ddbench.seeding import derive
 from ddbench.store import DamagedError, Lock, write_json, writing
+from ddbench.train.teachers import cached_state
 from ddbench.trainplan import ViewPlan
 
 Cache = Callable[[str], Mapping[str, Tensor]]
@@ -95,7 +96,7 @@ def _public(ref: NetworkRef) -> nn.Module:
 
 
 def _load(
-    ref: NetworkRef, distilled: DistilledSet, shape: tuple[int, int, int], classes: int, cache: Cache | None
+    ref: NetworkRef, distilled: DistilledSet, shape: tuple[int, int, int], classes: int, cache: Cache
 ) -> nn.Module:
     if ref.source == "public":
         network = _public(ref)
@@ -103,10 +104,6 @@ def _load(
         if ref.source == "inline":
             state: Mapping[str, Tensor] = _below(distilled.tensors, ref.key)
             where = f"tensors {ref.key}*"
-        elif cache is None:
-            raise ValueError(
-                f"the labeller's network {ref.key} is in the teacher cache; expected a cache to read it from"
-            )
         else:
             state, where = cache(ref.key), f"teacher {ref.key} of the cache"
         if ref.low_rank is not None and ref.low_rank.startswith(ref.key) and ref.source == "inline":
@@ -132,7 +129,7 @@ def load_networks(
     distilled: DistilledSet,
     shape: tuple[int, int, int],
     classes: int,
-    cache: Cache | None = None,
+    cache: Cache = cached_state,
     device: torch.device | str = "cpu",
 ) -> list[nn.Module]:
     """The labeller's networks, low-rank parts added, in eval mode and frozen.
@@ -142,12 +139,12 @@ def load_networks(
         distilled: the set that has inline tensors.
         shape: (C, H, W) of the images that the networks were trained on.
         classes: K.
-        cache: reads the state of a teacher by fingerprint; needed for networks with source ``cache``.
+        cache: reads the state of a teacher by fingerprint, for networks with source ``cache``.
         device: where they answer.
 
     Raises:
         ValueError: tensors that are missing or do not fit the architecture.
-        LookupError: an unknown architecture or library.
+        LookupError: an unknown architecture or library, or a teacher that is not in the cache.
         RuntimeError: public weights that cannot be downloaded.
     """
     found = []

@@ -14,7 +14,7 @@ from ddbench.matching.features import (
     class_mean_distance,
 )
 from ddbench.task import RunTask
-from tests.conftest import blobs
+from conftest import blobs
 
 F_MAPS = torch.arange(16.0).reshape(2, 2, 2, 2) - 6
 G_MAPS = torch.tensor([[[[1.0, -2], [0, 3]], [[2, 0], [1, -1]]]])

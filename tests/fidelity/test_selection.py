@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ddbench.matching.selection import class_pools, herding, k_center, random_choice
-from tests.conftest import blobs
+from conftest import blobs
 
 P = torch.tensor([(0, 0), (1, 0.2), (0.3, 1), (4, 4.1), (5, 3.8), (9, 0.5), (-2, 3)])
 

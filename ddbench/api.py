@@ -1,0 +1,389 @@
+"""The front door from Python, for notebooks and other people's code: :func:`distill`, :func:`evaluate`, :func:`load`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddbench import codecs, data, plan, registry, runner, sets, store
+from ddbench.contract import Card, CodecSpec, DistilledSet, RealData, Space, Targets
+from ddbench.nets import names as network_names
+from ddbench.records import Cell, DistilCell, Record
+from ddbench.task import RunTask, TimeBudget, parse_duration, pick_device
+
+_PROBABILITY_TOLERANCE = 1e-3
+"""By how much rows of probabilities may miss 1 (fp16 rows of 1,000 classes do by 5e-4)."""
+
+
+def load(path: str | os.PathLike[str]) -> DistilledSet:
+    """Read a distilled set from its file; ``ddbench.data.load(name)`` reads real data.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ddbench.store.DamagedError: truncated, changed or foreign; names the file.
+    """
+    if not Path(path).exists() and str(path).partition("?")[0] in registry.names("datasets"):
+        raise FileNotFoundError(
+            f"{str(path)!r} is a data set, not a file of a distilled set; for its images: ddbench.data.load({str(path)!r})"
+        )
+    return sets.read(path)
+
+
+def _real(dataset: str | RealData, device: torch.device, data_root: Any, memory_limit_mib: float | None) -> RealData:
+    if isinstance(dataset, RealData):
+        return dataset
+    return data.load(dataset, data_root, device=device, memory_limit_mib=memory_limit_mib)
+
+
+def distill(
+    method: str,
+    dataset: str | RealData,
+    ipc: int,
+    *,
+    recipe: str = "auto",
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    run: str | os.PathLike[str] | None = None,
+    data_root: str | os.PathLike[str] | None = None,
+    memory_limit_mib: float | None = None,
+    time_budget: str | float | None = None,
+    quiet: bool = False,
+) -> DistilledSet:
+    """Distil a data set.
+
+    Args:
+        method: registered name (see: ``ddbench list methods``), or ``wrapper+base``.
+        dataset: registered name, ``imagefolder:PATH``, or real data of your own.
+        ipc: stored images a class; 0 for methods that keep everything.
+        recipe: named hyperparameters; ``auto`` takes the authors' where they fit.
+        seed: decides every random number.
+        settings: fields of the method that override the recipe.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
+        run: run folder with sets and checkpoints, where a set that is there already is read instead, and a distillation
+            that was killed goes on; None: nothing is kept.
+        time_budget: seconds, or text such as ``9m``; a set that is cut short has ``card.partial``.
+
+    Raises:
+        LookupError: unknown method, data set, recipe or setting; the message has the nearest names.
+        ValueError: a number or setting that may not be.
+
+    Example:
+        >>> small = ddbench.distill("random", "digits", ipc=10)  # doctest: +SKIP
+    """
+    if ipc < 0 or (ipc == 0 and method != plan.FULL):
+        raise ValueError(f"ipc is {ipc}; expected at least 1 image a class (all of the data: method {plan.FULL!r})")
+    seconds = parse_duration(time_budget) if isinstance(time_budget, str) else time_budget
+    chosen = pick_device(device)
+    budget = TimeBudget(seconds)
+    if run is not None and isinstance(dataset, str):
+        context = runner.Context(
+            run=Path(run),
+            device=device,
+            memory_limit_mib=memory_limit_mib,
+            data_root=None if data_root is None else Path(data_root),
+            quiet=quiet,
+            budget=budget,
+        )
+        cell = DistilCell(
+            method=method, recipe=recipe, settings=dict(settings or {}), dataset=dataset, ipc=ipc, seed=seed
+        )
+        session = runner.Session(context)
+        try:
+            path = session.distil(cell)[1]
+        except runner.BudgetUsedUp:
+            path = session.run.set_path(session.set_key(cell))
+            if not path.exists():
+                raise
+        return sets.read(path)
+    real = _real(dataset, chosen, data_root, memory_limit_mib)
+    found = registry.resolve_recipe(method, recipe, real.name, ipc)
+    made = registry.make(method, {**found.settings, **(settings or {})})
+    folder, key = None, "distill"
+    if run is not None:
+        folder = store.RunFolder(run)
+        named = (method, runner.code_hash(method), repr(registry.settings_of(made)), real.train.fingerprint, ipc, seed)
+        key = f"{method}-{hashlib.sha256(repr(named).encode()).hexdigest()[:20]}"
+    task = RunTask(
+        real.train, ipc, seed, chosen, memory_limit_mib, folder, key, budget, quiet=quiet, name=f"{method} ipc {ipc}"
+    )
+    card = {"method": method, "recipe": found.name, "settings": registry.settings_of(made)}
+    distilled = task.run_method(made).changed(card=card)
+    if folder is not None:
+        sets.write(folder.set_path(key), distilled)
+        if not distilled.card.partial:
+            task.remove_checkpoints()
+    return distilled
+
+
+# ------------------------------------------------------------------------------------------------ other people's sets
+
+
+def _tensor(what: str, value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    try:
+        array = np.asarray(value)
+        if array.dtype == object:
+            raise TypeError("its parts have different shapes or are no numbers")
+        return torch.from_numpy(np.ascontiguousarray(array))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{what} are a {type(value).__name__} that is no array ({error}); expected a tensor or array") from None
+
+
+def _finite(what: str, t: Tensor) -> None:
+    if t.is_floating_point() and not bool(torch.isfinite(t).all()):
+        bad = (~torch.isfinite(t)).flatten(1).any(1) if t.dim() > 1 else ~torch.isfinite(t)
+        first = int(bad.nonzero()[0])
+        raise ValueError(
+            f"{what} have {int((~torch.isfinite(t)).sum())} values that are not finite (NaN or infinity), first in row "
+            f"{first}; expected numbers"
+        )
+
+
+def _space(images: Tensor, space: str | Space | None, real: RealData) -> Space:
+    own = real.train.space
+    if isinstance(space, Space):
+        return space
+    if space is None:
+        if images.dtype == torch.uint8:
+            return Space("uint8", own.mean, own.std)
+        low, high = float(images.min()), float(images.max())
+        hint = "unit" if low >= 0 and high <= 1 else "input"
+        raise ValueError(
+            f"images are {images.dtype} from {low:.3g} to {high:.3g}, which does not say what their values mean; expected "
+            f'space="input" (standardised with the mean and std of {real.name}), space="unit" (pixels from 0 to 1) or a '
+            f"ddbench.contract.Space with statistics of your own (ZCA too); by their range perhaps {hint!r}"
+        )
+    if space not in ("input", "unit", "uint8"):
+        raise ValueError(f"space is {space!r}; expected input, unit or uint8, or a ddbench.contract.Space")
+    if (space == "uint8") != (images.dtype == torch.uint8):
+        raise ValueError(f"space is {space!r} but images are {images.dtype}; expected uint8 images with space uint8 only")
+    return Space(space, own.mean, own.std)
+
+
+def _whole_ids(labels: Tensor) -> Tensor:
+    if labels.is_floating_point():
+        if not bool((labels == labels.round()).all()):
+            raise ValueError("labels (n,) are not whole numbers; expected class ids, or soft labels of shape (n, classes)")
+        labels = labels.round()
+    return labels.to(torch.int64)
+
+
+def _targets(labels: Tensor, kind: str | None, n: int, classes: int, name: str) -> Targets:
+    """Labels as people hand them over: class ids (n,) of any numeric type, or soft labels (n, K)."""
+    kinds = ("ids", "probabilities", "logits", "values")
+    if kind is not None and kind not in kinds:
+        raise ValueError(f"label kind is {kind!r}; expected one of {', '.join(kinds)}")
+    if labels.dim() not in (1, 2) or len(labels) != n:
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)} for {n} images; expected class ids ({n},) or soft labels ({n}, {classes})"
+        )
+    _finite("labels", labels)
+    if labels.dim() == 1:
+        if kind not in (None, "ids"):
+            raise ValueError(f"labels have shape ({n},) but are said to be {kind}; expected shape ({n}, {classes})")
+        ids = _whole_ids(labels)
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= classes:
+            hint = "; labels that count from 1 need labels - 1" if low == 1 and high == classes else ""
+            raise ValueError(
+                f"labels run from {low} to {high} but {name} has {classes} classes; expected 0 to {classes - 1}{hint}"
+            )
+        return Targets(ids=ids)
+    if kind == "ids":
+        raise ValueError(f"labels have shape {tuple(labels.shape)} but are said to be ids; expected shape ({n},)")
+    if labels.shape[1] != classes and kind != "values":
+        raise ValueError(
+            f"soft labels have shape {tuple(labels.shape)} but {name} has {classes} classes; expected ({n}, {classes})"
+        )
+    soft = labels if labels.is_floating_point() else labels.float()
+    sums = soft.double().sum(1)
+    like_probabilities = bool((soft >= 0).all()) and bool(((sums - 1).abs() <= _PROBABILITY_TOLERANCE).all())
+    if kind is None:
+        if not like_probabilities and bool((soft >= 0).all()):
+            raise ValueError(
+                f"soft labels are not negative and their rows sum to between {float(sums.min()):.3g} and "
+                f"{float(sums.max()):.3g}: neither probabilities nor surely logits; expected label_kind="
+                f'"probabilities", "logits" or "values"'
+            )
+        kind = "probabilities" if like_probabilities else "logits"
+    if kind == "probabilities" and not like_probabilities:
+        raise ValueError(
+            f"labels are said to be probabilities, but their values start at {float(soft.min()):.3g} and their rows sum to "
+            f"between {float(sums.min()):.3g} and {float(sums.max()):.3g}; expected values from 0 on and sums of 1"
+        )
+    return Targets(soft=soft, kind=kind)
+
+
+def as_set(
+    images: Any,
+    labels: Any,
+    real: RealData,
+    *,
+    space: str | Space | None = None,
+    label_kind: str | None = None,
+    codec: CodecSpec | None = None,
+    method: str = "",
+) -> DistilledSet:
+    """A distilled set of images and labels that somebody made elsewhere.
+
+    Args:
+        images: (n, C, H, W), tensor or array; uint8 pixels, or floats with ``space``.
+        labels: class ids (n,), also as whole floats; or soft labels (n, classes).
+        space: what float values are: ``input`` (standardised with the data set's statistics), ``unit`` (0 to 1), or a
+            Space with statistics or a whitening of its own.
+        label_kind: ``probabilities``, ``logits`` or ``values`` for soft labels; None: not negative and rows summing to 1 are
+            probabilities, rows with negative values are logits, anything else is refused.
+        codec: how images are packed (IDC: ``CodecSpec("grid", {"factor": 2})``); None: as they are.
+
+    Raises:
+        ValueError: wrong shapes, labels outside the classes, values that are not finite, or an unclear meaning.
+    """
+    pixels, given = _tensor("images", images), _tensor("labels", labels)
+    if pixels.dim() != 4 or not len(pixels):
+        raise ValueError(f"images have shape {tuple(pixels.shape)}; expected (n, C, H, W) with n at least 1")
+    if tuple(pixels.shape[1:]) != real.train.shape and codec is None:
+        last = tuple(pixels.shape[3:]) + tuple(pixels.shape[1:3])
+        hint = "; channels come last: images.permute(0, 3, 1, 2)" if last == real.train.shape else ""
+        raise ValueError(
+            f"images have shape {tuple(pixels.shape)} but {real.name} has images of {real.train.shape}; expected "
+            f"(n, {', '.join(map(str, real.train.shape))}){hint}"
+        )
+    if not pixels.is_floating_point() and pixels.dtype != torch.uint8:
+        raise ValueError(f"images are {pixels.dtype}; expected uint8 (0 to 255) or floats")
+    _finite("images", pixels)
+    if pixels.dtype == torch.float64:
+        pixels = pixels.float()  # what numpy makes by default; networks train in float32
+    classes = real.train.classes
+    targets = _targets(given, label_kind, len(given) if codec is not None else len(pixels), classes, real.name)
+    return DistilledSet(
+        tensors={"images": pixels},
+        targets=targets,
+        space=_space(pixels, space, real),
+        codec=codec or CodecSpec(),
+        card=Card(
+            method=method,
+            dataset=real.name,
+            data_fingerprint=real.train.fingerprint,
+            ipc=len(pixels) / classes,
+            classes=classes,
+            shape=real.train.shape,
+        ),
+    )
+
+
+def evaluate(
+    images: Any,
+    labels: Any = None,
+    *,
+    dataset: str | RealData | None = None,
+    protocol: str = "quick",
+    networks: str | Sequence[str] | None = None,
+    repeats: int | None = None,
+    seed: int = 0,
+    space: str | Space | None = None,
+    label_kind: str | None = None,
+    codec: CodecSpec | None = None,
+    method: str = "",
+    device: str = "auto",
+    precision: str = "fp32",
+    engine: str = "auto",
+    data_root: str | os.PathLike[str] | None = None,
+    memory_limit_mib: float | None = None,
+    quiet: bool = False,
+) -> list[Record]:
+    """Train fresh networks on a set and test them on the untouched test data; nothing is written.
+
+    Args:
+        images: a distilled set, the path of one, or images (n, C, H, W) (see :func:`as_set`, also for ``labels``, ``space``,
+            ``label_kind`` and ``codec``).
+        dataset: name of the real data, or real data of your own; a set knows its own.
+        protocol: how students are trained (see: ``ddbench list protocols``).
+        networks: names, one record each; None: the protocol's own.
+        repeats: students a network; None: the protocol's own.
+        seed: decides the students.
+        method: a name for the set, in the records.
+
+    Returns:
+        one record a network; ``record.scores`` has one accuracy (a fraction) a student.
+
+    Raises:
+        LookupError: unknown names; the message has the nearest.
+        ValueError: a set that does not fit the data or the protocol, or whose values are unclear.
+
+    Example:
+        >>> records = ddbench.evaluate(images, labels, dataset="digits", space="unit")  # doctest: +SKIP
+    """
+    chosen = pick_device(device)
+    if isinstance(images, (str, os.PathLike)):
+        images = load(images)
+    if isinstance(images, DistilledSet):
+        if labels is not None or space is not None or label_kind is not None or codec is not None:
+            raise ValueError("a distilled set has labels and space of its own; expected no labels=, space=, label_kind= or codec=")
+        distilled = images
+        if dataset is None and not distilled.card.dataset:
+            raise ValueError("the set does not name its data set; expected dataset=")
+        dataset = dataset if dataset is not None else distilled.card.dataset
+    elif labels is None or dataset is None:
+        raise ValueError("images without labels and data set; expected evaluate(images, labels, dataset=...)")
+    if protocol not in registry.names("protocols"):
+        raise registry.unknown("protocols", protocol)
+    row = registry.facts("protocols", protocol).keywords["plan"]
+    wanted = [networks] if isinstance(networks, str) else list(networks or row.networks)
+    wanted = [network_names.canonical(n) for n in wanted]
+    real = _real(dataset, chosen, data_root, memory_limit_mib)
+    if not isinstance(images, DistilledSet):
+        distilled = as_set(images, labels, real, space=space, label_kind=label_kind, codec=codec, method=method)
+    codecs.check(distilled, real.train)
+    for network in wanted:
+        reason = registry.get("protocols", protocol).accepts(distilled) or network_names.why_not(network, real.train.shape)
+        if reason:
+            raise ValueError(reason)
+    card = distilled.card
+    options = runner.engine_options(chosen, precision, engine, memory_limit_mib)
+    facts: Mapping[str, Any] = {}
+    with contextlib.suppress(LookupError, registry.PluginError):  # a set of somebody else's method
+        facts = registry.facts("methods", card.method).keywords
+    records = []
+    for network in wanted:
+        cell = Cell(
+            distil=DistilCell(
+                method=card.method or method,
+                recipe=card.recipe or "given",
+                dataset=real.name,
+                ipc=round(card.ipc),
+                seed=card.seed if card.method and not method else seed,
+            ),
+            protocol=protocol,
+            network=network,
+            repeats=repeats or row.repeats,
+        )
+
+        def base(status: Any, reason: str = "", cell: Cell = cell) -> Record:
+            return runner.make_record(
+                cell,
+                key=f"given-{distilled.fingerprint()}-{protocol}-{cell.network}-{seed}",
+                set_key=distilled.fingerprint(),
+                status=status,
+                reason=reason,
+                family=str(facts.get("family", "")),
+                labels=str(facts.get("labels", "hard" if distilled.targets.kind == "none" else "soft")),
+                settings=dict(card.settings),
+                recipe=card.recipe,
+                data_fingerprint=real.fingerprint,
+                classes=real.train.classes,
+                distilled=distilled,
+                provenance=runner.provenance(chosen, precision),
+            )
+
+        records.append(runner.score(distilled, real, cell, options, base=base, quiet=quiet, seed=seed))
+    return records

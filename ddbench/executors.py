@@ -1,0 +1,198 @@
+"""Where cells run: inline, or in worker processes.  Outcomes are told as they come; one failed cell stops nothing."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tqdm import tqdm
+
+from ddbench import store
+from ddbench.records import Cell, Record
+from ddbench.runner import Context, Outcome, Session
+from ddbench.task import TimeBudget
+
+Told = Callable[[Outcome], None]
+
+
+@dataclass
+class Summary:
+    """What became of all cells, in the order in which they ended."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    interrupted: bool = False
+    pruned_bytes: int = 0
+    """Removed from the cache to keep its quota."""
+
+    def count(self, status: str) -> int:
+        return sum(o.status == status for o in self.outcomes)
+
+    @property
+    def records(self) -> list[Record]:
+        return [o.record for o in self.outcomes if o.record is not None]
+
+    @property
+    def exit_status(self) -> int:
+        """0: nothing failed (cells left for the next run are no failure); 1: a cell failed; 130: interrupted."""
+        return 130 if self.interrupted else 1 if self.count("failed") else 0
+
+    def __str__(self) -> str:
+        said = []
+        for status, words in (
+            ("ok", "done"),
+            ("cached", "done before"),
+            ("partial", "partial"),
+            ("skipped", "skipped"),
+            ("failed", "failed"),
+            ("left", "left for the next run"),
+        ):
+            if self.count(status):
+                said.append(f"{self.count(status)} {words}")
+        text = f"{len(self.outcomes)} cells: {', '.join(said)}" if said else "no cells"
+        return text + ("; interrupted" if self.interrupted else "")
+
+
+# ------------------------------------------------------------------------------------------------ one after the other
+
+
+def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Cells that share a distilled set, together, in the order of their first."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.distil.model_dump_json(), []).append(cell)
+    return list(found.values())
+
+
+def _inline(cells: Sequence[Cell], context: Context) -> Iterator[Outcome]:
+    session = Session(context)
+    busy = []
+    for cell in cells:
+        outcome = session.evaluate(cell, wait=False)
+        if outcome.status == "busy":
+            busy.append(cell)  # another process is at it: do something else first
+        else:
+            yield outcome
+    for cell in busy:
+        yield session.evaluate(cell)
+
+
+# ------------------------------------------------------------------------------------------------ workers
+
+_session: Session | None = None
+
+
+class _Stoppable(TimeBudget):
+    """A time budget that also ends when the parent says stop; inside a worker."""
+
+    def __init__(self, seconds: float | None, stop: Any) -> None:
+        super().__init__(seconds)
+        self._stop = stop
+
+    def used_up(self) -> bool:
+        return bool(self._stop.is_set()) or super().used_up()
+
+
+def _start_worker(context: Context, threads: int, stop: Any) -> None:
+    import torch
+
+    global _session
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent says when to stop
+    torch.set_num_threads(threads)
+    budget = _Stoppable(context.budget.left_s, stop)
+    _session = Session(replace(context, budget=budget, quiet=True))
+
+
+def _work(cells: Sequence[Cell], wait_for_others: bool) -> list[Outcome]:
+    if _session is None:
+        raise RuntimeError("a worker was not started by _start_worker")
+    return [_session.evaluate(cell, wait=wait_for_others) for cell in cells]
+
+
+def _processes(cells: Sequence[Cell], context: Context, jobs: int) -> Iterator[Outcome]:
+    method = multiprocessing.get_context("spawn")  # forked processes can't use CUDA, and inherit locked mutexes
+    stop = method.Event()
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    pool = ProcessPoolExecutor(jobs, method, _start_worker, (context, threads, stop))
+    waiting: dict[Future[list[Outcome]], list[Cell]] = {}
+    try:
+        waiting = {pool.submit(_work, group, False): group for group in groups(cells)}
+        while waiting:
+            finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in finished:
+                group = waiting.pop(future)
+                try:
+                    outcomes = future.result()
+                except BrokenProcessPool:
+                    reason = "a worker process died, perhaps killed for lack of memory; use fewer --jobs"
+                    yield from (Outcome(cell, "failed", reason) for cell in group)
+                    continue
+                busy = [o.cell for o in outcomes if o.status == "busy"]
+                if busy:
+                    waiting[pool.submit(_work, busy, True)] = busy
+                yield from (o for o in outcomes if o.status != "busy")
+    except (KeyboardInterrupt, GeneratorExit):
+        stop.set()  # workers stop at their next checkpoint
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# ------------------------------------------------------------------------------------------------ all cells
+
+
+def run(cells: Sequence[Cell], context: Context, *, jobs: int = 1, told: Told | None = None) -> Summary:
+    """Run every cell that is not done yet.
+
+    Args:
+        cells: see ``plan.cells``.
+        context: where and how.  Its time budget covers the whole call: what does not fit is left for the next run.
+        jobs: worker processes; 1: in this process.  Threads are shared out, and their count is in the record.
+        told: called with each outcome as it comes.
+
+    Raises:
+        ddbench.store.WriteError: the run folder can't be written.
+        ValueError: a wrong number of jobs or a device that is not there.
+    """
+    if jobs < 1:
+        raise ValueError(f"--jobs is {jobs}; expected at least 1")
+    store.RunFolder(context.run).check_writable()
+    summary = Summary()
+    if not cells:
+        return summary
+    source = _inline(cells, context) if jobs == 1 else _processes(cells, context, jobs)
+    with tqdm(total=len(cells), desc="cells", unit="cell", disable=context.quiet, dynamic_ncols=True) as bar:
+        try:
+            for outcome in source:
+                summary.outcomes.append(outcome)
+                bar.set_postfix_str(brief(outcome), refresh=False)
+                bar.update()
+                if told is not None:
+                    told(outcome)
+        except KeyboardInterrupt:
+            summary.interrupted = True
+            seen = {o.cell.model_dump_json() for o in summary.outcomes}
+            summary.outcomes += [
+                Outcome(c, "left", "interrupted; its checkpoint is kept") for c in cells if c.model_dump_json() not in seen
+            ]
+    quota = store.quota_bytes()
+    if quota is not None:
+        summary.pruned_bytes = sum(e.size_bytes for e in store.prune(quota, spare_s=600))
+    return summary
+
+
+def brief(outcome: Outcome) -> str:
+    """``dm digits ipc 1 seed 0 ConvNet: 43.1 %``: one line for people."""
+    d, record = outcome.cell.distil, outcome.record
+    name = f"{d.method} {d.dataset} ipc {d.ipc or 'all'} seed {d.seed} {outcome.cell.protocol} {outcome.cell.network}"
+    values = [s.value for s in record.scores if s.chosen_by == "last" and not s.task] if record else []
+    if values:
+        kind = record.scores[0].metric if record else ""
+        shown = f"{100 * sum(values) / len(values):.1f} %" if kind == "top1" else f"{sum(values) / len(values):.4g} {kind}"
+        return f"{name}: {shown}" + (f" ({outcome.status})" if outcome.status != "ok" else "")
+    return f"{name}: {outcome.status}" + (f" ({outcome.reason})" if outcome.reason else "")

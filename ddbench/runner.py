@@ -1,0 +1,644 @@
+"""One cell: cached? run it, record it, or record why it failed.
+
+A cell is known by a key, a hash of all that may change its result: the code of the method and of the shared modules that
+it imports (without comments and docstrings), its settings as resolved, the data, ipc and seed; a record's key adds the
+protocol with its Major.Minor, the network, the number of students and the precision.  The code revision stands in the
+record only, so that a release does not void what was measured.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import gc
+import hashlib
+import os
+import platform
+import subprocess
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm import tqdm
+
+import ddbench
+from ddbench import codecs, data, protocols, registry, sets, store
+from ddbench.budget import Meter, byte_count
+from ddbench.contract import Card, DistilledSet, RealData, canonical
+from ddbench.nets import names as network_names
+from ddbench.records import Bytes, Cell, DistilCell, Provenance, Record, Spent
+from ddbench.seeding import Generators, derive
+from ddbench.task import CHECKPOINT_EVERY_S, BudgetUsedUp, RunTask, TimeBudget, pick_device
+from ddbench.train.engine import EngineOptions
+
+DONE = ("ok", "skipped")
+"""What is not tried again: a failed cell is, and a partial set is gone on with."""
+_PLUMBING = ("registry", "store", "records", "pictures")
+"""Modules that move things about and cannot change a number."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where and how cells run.  Can be pickled; ``plugins`` are the user's files, for other processes."""
+
+    run: Path = Path("runs")
+    device: str = "auto"
+    precision: str = "fp32"
+    engine: str = "auto"
+    memory_limit_mib: float | None = None
+    data_root: Path | None = None
+    force: bool = False
+    quiet: bool = True
+    checkpoint_every_s: float = CHECKPOINT_EVERY_S
+    budget: TimeBudget = field(default_factory=TimeBudget)
+    plugins: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell in this run.
+
+    ``cached``: it was done already; ``left``: the time budget ended, or the run was stopped; ``busy``: another process is
+    at it just now.  The other words are those of the record.
+    """
+
+    cell: Cell
+    status: Literal["ok", "partial", "failed", "skipped", "cached", "left", "busy"]
+    reason: str = ""
+    record: Record | None = None
+    wall_s: float = 0.0
+
+
+class Busy(Exception):
+    """Another process works on this."""
+
+
+class _Failure(Exception):
+    """A distillation failed, now or before in this run: the reason is known."""
+
+
+# ------------------------------------------------------------------------------------------------ keys
+
+
+def _module_file(module: str) -> Path | None:
+    top, _, rest = module.partition(".")
+    if top != "ddbench" or not rest:
+        return None
+    for root in ddbench.__path__:
+        base = Path(root, *rest.split("."))
+        for path in (base.with_suffix(".py"), base / "__init__.py"):
+            if path.is_file():
+                return path
+    return None
+
+
+@functools.lru_cache(maxsize=512)
+def _read_code(path: Path, stamp: tuple[int, int]) -> tuple[str, tuple[str, ...]]:
+    """Code as text without comments, docstrings and RECIPES (settings have a place of their own in the key), and the
+    modules of ours that it needs."""
+    tree = ast.parse(path.read_bytes(), str(path))
+    needs: list[str] = []
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            kept = [
+                n
+                for n in body
+                if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant) and isinstance(n.value.value, str))
+                and not (
+                    isinstance(n, (ast.Assign, ast.AnnAssign))
+                    and any(getattr(t, "id", "") == "RECIPES" for t in getattr(n, "targets", [getattr(n, "target", None)]))
+                )
+            ]
+            body[:] = kept or [ast.Pass()]
+        if isinstance(node, ast.Import):
+            needs += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            needs += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Attribute) and node.attr in ("teachers", "experts"):
+            needs.append("ddbench.train.teachers")  # reached through the task, not by an import
+    return ast.unparse(tree), tuple(dict.fromkeys(needs))
+
+
+def code_files(method: str) -> list[Path]:
+    """The files whose code decides what a method makes: its own and the modules of ours that they import, transitively."""
+    waiting = []
+    for path in registry.sources("methods", method):
+        package = path.parent if (path.parent / "__init__.py").is_file() else None
+        waiting += sorted(package.rglob("*.py")) if package else [path]
+    waiting += [p for m in ("seeding",) if (p := _module_file(f"ddbench.{m}"))]
+    found: dict[Path, None] = {}
+    while waiting:
+        path = waiting.pop().resolve()
+        if path in found:
+            continue
+        found[path] = None
+        status = path.stat()
+        for module in _read_code(path, (status.st_mtime_ns, status.st_size))[1]:
+            if module.removeprefix("ddbench.").split(".")[0] not in _PLUMBING:
+                file = _module_file(module)
+                waiting += [file] if file else []
+    return sorted(found)
+
+
+def code_hash(method: str) -> str:
+    """Hash of the code of :func:`code_files`; comments, docstrings, layout and RECIPES do not matter."""
+    digest = hashlib.sha256()
+    for text in sorted(_read_code(p, (p.stat().st_mtime_ns, p.stat().st_size))[0] for p in code_files(method)):
+        digest.update(text.encode())
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+def _key(parts: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical(parts).encode()).hexdigest()[:20]
+
+
+def _slug(*parts: object) -> str:
+    return "-".join("".join(c if c.isalnum() or c in "_+." else "_" for c in str(p)) for p in parts)
+
+
+# ------------------------------------------------------------------------------------------------ why it failed
+
+
+def explain(error: BaseException) -> str:
+    """``Type: message (file:line in function)``; the place is in the user's plug-in where the error came through it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = {str(p) for p in registry.added_files()}
+    place = next((f for f in reversed(frames) if f.filename in own), None)
+    place = place or next((f for f in reversed(frames) if f"{os.sep}methods{os.sep}" in f.filename), None)
+    place = place or (frames[-1] if frames else None)
+    where = f" ({Path(place.filename).name}:{place.lineno} in {place.name})" if place else ""
+    text = str(error) or "no message"
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
+        text = f"out of memory; lower --memory-limit, ipc or the method's batch settings: {text}"
+    return f"{type(error).__name__}: {text}{where}"
+
+
+@contextlib.contextmanager
+def _contained() -> Iterator[None]:
+    """Turn whatever goes wrong in a cell into a :class:`_Failure`; what concerns the whole run passes.
+
+    A plug-in may raise anything; a cell that fails must not end the suite.  Errors of writing would hit every cell.
+    """
+    try:
+        yield
+    except (store.WriteError, BudgetUsedUp, Busy, _Failure):
+        raise
+    except Exception as error:
+        reason = explain(error)
+        traceback.clear_frames(error.__traceback__)  # they hold tensors, of which there may be too many
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        raise _Failure(reason) from None
+
+
+# ------------------------------------------------------------------------------------------------ provenance
+
+
+@functools.cache
+def revision() -> str:
+    """Commit of the checkout that runs, with ``+`` where tracked files were changed; "" outside a checkout."""
+    root = Path(ddbench.__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return ""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):  # no git here, or not our checkout: the record says nothing then
+        return ""
+
+
+def provenance(device: torch.device, precision: str = "fp32", engine: str = "") -> Provenance:
+    """Versions and machine facts."""
+    import torchvision
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return Provenance(
+        ddbench=ddbench.__version__,
+        revision=revision(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        torchvision=torchvision.__version__,
+        platform=platform.platform(terse=True),
+        device=device.type,
+        device_name=name,
+        threads=torch.get_num_threads(),
+        precision=precision,
+        engine=engine,
+    )
+
+
+def student_generators(seed: int, repeats: int) -> list[Generators]:
+    """Generators of each student of a cell: of the seed alone, so that all methods meet the same students."""
+    return [Generators(derive(seed, "student", i)) for i in range(repeats)]
+
+
+# ------------------------------------------------------------------------------------------------ a session
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A distil cell with everything resolved."""
+
+    key: str
+    made: Any
+    settings: dict[str, Any]
+    recipe: registry.Recipe
+    real: RealData
+
+
+class Session:
+    """Runs cells of one context one after the other, keeping the data set in memory between them."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.run = store.RunFolder(context.run)
+        self.device = pick_device(context.device)
+        for path in context.plugins:
+            registry.add_file(path)
+        self._data: tuple[str, RealData] | None = None
+        self._failed: dict[str, str] = {}
+        self._forced: set[str] = set()
+
+    # -------------------------------------------------------------------------------------------- keys
+
+    def _real(self, name: str) -> RealData:
+        if self._data is None or self._data[0] != name:
+            self._data = None  # before the next one comes in
+            context = self.context
+            real = data.load(name, context.data_root, device=self.device, memory_limit_mib=context.memory_limit_mib)
+            self._data = name, real
+        return self._data[1]
+
+    def _known(self, cell: DistilCell) -> _Known:
+        recipe = registry.resolve_recipe(cell.method, cell.recipe, cell.dataset, cell.ipc)
+        made = registry.make(cell.method, {**recipe.settings, **cell.settings})
+        settings = registry.settings_of(made)
+        real = self._real(cell.dataset)
+        parts = {
+            "method": cell.method,
+            "code": code_hash(cell.method),
+            "settings": settings,
+            "data": real.train.fingerprint,
+            "ipc": cell.ipc,
+            "seed": cell.seed,
+        }
+        key = f"{_slug(cell.method, cell.dataset, cell.ipc, cell.seed)}-{_key(parts)}"
+        return _Known(key, made, settings, recipe, real)
+
+    def _record_key(self, cell: Cell, known: _Known) -> str:
+        protocol = registry.get("protocols", cell.protocol)
+        network = network_names.canonical(cell.network)
+        parts = {
+            "set": known.key,
+            "data": known.real.fingerprint,
+            "protocol": cell.protocol,
+            "version": ".".join(str(protocol.version).split(".")[:2]),
+            "network": network,
+            "repeats": cell.repeats,
+            "precision": self.context.precision,
+        }
+        d = cell.distil
+        return f"{_slug(d.method, d.dataset, d.ipc, d.seed, cell.protocol, network)}-{_key(parts)}"
+
+    def keys(self, cell: Cell) -> tuple[str, str]:
+        """(set key, record key) of a cell; loads the method and the data."""
+        known = self._known(cell.distil)
+        return known.key, self._record_key(cell, known)
+
+    # -------------------------------------------------------------------------------------------- distil
+
+    def distil(self, cell: DistilCell, wait: bool = True) -> tuple[str, Path]:
+        """Make the set of a cell, or go on with a partial one, unless it is there.
+
+        Returns:
+            the set's key and path.  A set that the time budget cut short is marked in its card.
+
+        Raises:
+            Busy: another process makes it, and ``wait`` is false.
+            BudgetUsedUp: the time ended before there was anything to keep.
+            Exception: whatever the method raises.
+        """
+        known = self._known(cell)
+        return known.key, self._distil(cell, known, wait)
+
+    def _distil(self, cell: DistilCell, known: _Known, wait: bool) -> Path:
+        path = self.run.set_path(known.key)
+        force = self.context.force and known.key not in self._forced
+        if not force and self._whole(path):
+            return path
+        with self._locked(f"set-{known.key}", wait):
+            if not force and self._whole(path):
+                return path
+            if self.context.budget.used_up():
+                raise BudgetUsedUp("the time budget ended before the distillation")
+            task = RunTask(
+                known.real.train,
+                cell.ipc,
+                cell.seed,
+                self.device,
+                self.context.memory_limit_mib,
+                self.run,
+                known.key,
+                self.context.budget,
+                self.context.checkpoint_every_s,
+                self.context.quiet,
+                name=f"{cell.method} ipc {cell.ipc} seed {cell.seed}",
+            )
+            if force:
+                task.remove_checkpoints()
+            distilled = task.run_method(known.made)
+            card = {"method": cell.method, "recipe": known.recipe.name, "settings": known.settings}
+            distilled = distilled.changed(card=card)
+            if not (distilled.card.partial and path.exists() and self._whole(path)):
+                sets.write(path, distilled)  # a forced repeat that was cut short does not replace a whole set
+            if not distilled.card.partial:
+                self._forced.add(known.key)
+                task.remove_checkpoints()
+            else:
+                raise BudgetUsedUp(f"{distilled.card.notes['partial']}; the checkpoint is kept")
+        return path
+
+    def _whole(self, path: Path) -> bool:
+        return path.exists() and not sets.read_header(path)["card"].get("partial", False)
+
+    @contextlib.contextmanager
+    def _locked(self, key: str, wait: bool) -> Iterator[None]:
+        left = self.context.budget.left_s
+        lock = self.run.lock(key, left if wait else 0)
+        try:
+            lock.__enter__()
+        except TimeoutError as error:
+            if wait:
+                raise BudgetUsedUp("the time budget ended while another process was at this cell") from error
+            raise Busy(str(error)) from error
+        try:
+            yield
+        finally:
+            lock.__exit__()
+
+    # -------------------------------------------------------------------------------------------- evaluate
+
+    def evaluate(self, cell: Cell, wait: bool = True) -> Outcome:
+        """Run one cell and record it, unless that is done.
+
+        Args:
+            wait: for another process that is at the same cell; else the outcome is ``busy``.
+
+        Raises:
+            ddbench.store.WriteError: nothing can be kept here; no other cell would fare better.
+            KeyboardInterrupt: checkpoints stay.
+        """
+        started = time.perf_counter()
+
+        def outcome(status: Any, reason: str = "", record: Record | None = None) -> Outcome:
+            return Outcome(cell, status, reason, record, time.perf_counter() - started)
+
+        if self.context.budget.used_up():
+            return outcome("left", "the time budget is used up")
+        stray = self._stray_key(cell)
+        try:
+            with _contained():
+                known = self._known(cell.distil)
+                key = self._record_key(cell, known)
+        except _Failure as failure:
+            record = self._record(cell, stray, "", "failed", str(failure))
+            self.run.write_record(record)
+            return outcome("failed", str(failure), record)
+        except BudgetUsedUp as error:
+            return outcome("left", str(error))
+        note = ""
+        try:
+            found = self.run.record(key)
+        except store.DamagedError as error:
+            found, note = None, f"made anew, since {error}"
+        if found is not None and found.status in DONE and not self._again(key):
+            return outcome("cached", found.reason, found)
+        try:
+            with self._locked(f"record-{key}", wait):
+                with contextlib.suppress(store.DamagedError):
+                    found = self.run.record(key)  # another process may have finished it while we waited
+                if found is not None and found.status in DONE and not self._again(key):
+                    return outcome("cached", found.reason, found)
+                try:
+                    with _contained():
+                        record = self._evaluated(cell, known, key, wait)
+                except _Failure as failure:
+                    record = self._record(cell, key, known.key, "failed", str(failure), known)
+                self.run.write_record(record)
+                self._forced.add(key)
+                self.run.record_path(stray).unlink(missing_ok=True)
+        except Busy as error:
+            return outcome("busy", str(error))
+        except BudgetUsedUp as error:
+            return outcome("left", str(error))
+        return outcome(record.status, "; ".join(t for t in (record.reason, note) if t), record)
+
+    def _again(self, key: str) -> bool:
+        return self.context.force and key not in self._forced
+
+    def _stray_key(self, cell: Cell) -> str:
+        """Key of a record of a cell that failed before its real key was known (plug-in or data do not load)."""
+        return f"unresolved-{_key({'cell': cell.model_dump(mode='json')})}"
+
+    def _evaluated(self, cell: Cell, known: _Known, key: str, wait: bool) -> Record:
+        if known.key in self._failed:
+            raise _Failure(self._failed[known.key])
+        try:
+            with _contained():
+                path = self._distil(cell.distil, known, wait)
+        except _Failure as failure:
+            self._failed[known.key] = str(failure)  # its other protocols and networks need not try again
+            raise
+        distilled = sets.read(path)
+        protocol = registry.get("protocols", cell.protocol)
+        reason = protocol.accepts(distilled) or network_names.why_not(cell.network, known.real.train.shape)
+        if reason:
+            return self._record(cell, key, known.key, "skipped", reason, known, distilled)
+        return score(
+            distilled,
+            known.real,
+            cell,
+            self._options(),
+            quiet=self.context.quiet,
+            budget=self.context.budget,
+            base=functools.partial(self._record, cell, key, known.key, known=known, distilled=distilled),
+        )
+
+    def _options(self) -> EngineOptions:
+        context = self.context
+        return engine_options(self.device, context.precision, context.engine, context.memory_limit_mib)
+
+    def _record(
+        self,
+        cell: Cell,
+        key: str,
+        set_key: str,
+        status: Literal["ok", "partial", "failed", "skipped"],
+        reason: str = "",
+        known: _Known | None = None,
+        distilled: DistilledSet | None = None,
+    ) -> Record:
+        """A record without scores yet."""
+        try:
+            facts = registry.facts("methods", cell.distil.method).keywords
+        except (LookupError, registry.PluginError):  # which is then the reason that the record names
+            facts = {}
+        return make_record(
+            cell,
+            key=key,
+            set_key=set_key,
+            status=status,
+            reason=reason,
+            family=str(facts.get("family", "")),
+            labels=str(facts.get("labels", "hard")),
+            settings=known.settings if known else {},
+            recipe=known.recipe.name if known else cell.distil.recipe,
+            recipe_source=known.recipe.source if known else "",
+            data_fingerprint=known.real.fingerprint if known else "",
+            classes=known.real.train.classes if known else 0,
+            distilled=distilled,
+            provenance=provenance(self.device, self.context.precision),
+        )
+
+
+def engine_options(
+    device: torch.device, precision: str = "fp32", path: str = "auto", memory_limit_mib: float | None = None
+) -> EngineOptions:
+    return EngineOptions(device=device, precision=precision, path=path, memory_limit_mib=memory_limit_mib)
+
+
+def make_record(cell: Cell, *, distilled: DistilledSet | None = None, **fields: Any) -> Record:
+    """A record without scores, with what the protocol and the set say of themselves."""
+    version, comparable = "", True
+    with contextlib.suppress(LookupError, registry.PluginError):  # then the reason of the record says it
+        protocol = registry.get("protocols", cell.protocol)
+        version, comparable = str(protocol.version), bool(protocol.comparable)
+    if distilled is not None:
+        count = byte_count(distilled)
+        fields |= {
+            "set_fingerprint": distilled.fingerprint(),
+            "items": codecs.count(distilled),
+            "bytes": Bytes(
+                images=count.images,
+                labels=count.labels,
+                codec=count.codec,
+                space=count.space,
+                program=count.program,
+                beside=dict(count.beside),
+            ),
+            "spent": _spent(distilled.card),
+        }
+    return Record(
+        cell=cell,
+        protocol_version=version,
+        comparable=comparable,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **fields,
+    )
+
+
+def _spent(card: Card) -> Spent:
+    cost = card.cost
+    return Spent(
+        distil_s=cost.wall_s,
+        distil_peak_mib=cost.peak_mib,
+        distil_device=cost.device,
+        teacher_s=cost.teacher_s,
+        iterations=cost.iterations,
+        iterations_per_s=cost.iterations_per_s,
+    )
+
+
+def score(
+    distilled: DistilledSet,
+    real: RealData,
+    cell: Cell,
+    options: EngineOptions,
+    *,
+    base: Any,
+    quiet: bool = True,
+    budget: TimeBudget | None = None,
+) -> Record:
+    """Train and test the students of a cell on a set; ``base(status, reason)`` gives the record that the scores go into.
+
+    Raises:
+        BudgetUsedUp: the time ended; half-trained students are worth nothing.
+    """
+    budget = budget or TimeBudget()
+    protocol = registry.get("protocols", cell.protocol)
+    description = f"{cell.distil.method or 'set'} {cell.network}"
+    with tqdm(desc=description, unit="ep", disable=quiet, leave=False, dynamic_ncols=True) as bar:
+
+        def told(done: int, total: int, *_: Any) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+            if done < total and budget.used_up():
+                raise BudgetUsedUp("the time budget ended while students were training")
+
+        with Meter(options.device) as meter:
+            found = protocol.evaluate(
+                distilled,
+                real,
+                network_names.canonical(cell.network),
+                student_generators(cell.distil.seed, cell.repeats),
+                options,
+                progress=told,
+            )
+    partial = distilled.card.partial
+    record: Record = base("partial" if partial else "ok", str(distilled.card.notes.get("partial", "")) if partial else "")
+    return record.model_copy(
+        update={
+            "scores": list(found.scores),
+            "spent": record.spent.model_copy(
+                update={
+                    "evaluate_s": max(0.0, meter.wall_s - found.compile_s),
+                    "evaluate_peak_mib": meter.peak_mib,
+                    "compile_s": found.compile_s,
+                }
+            ),
+            "provenance": record.provenance.model_copy(update={"engine": found.engine}),
+        }
+    )
+
+
+def distil(cell: DistilCell, context: Context) -> tuple[str, Path]:
+    """The set of one distil cell, made unless it is there: (key, path).  See :meth:`Session.distil`."""
+    return Session(context).distil(cell)
+
+
+def evaluate(cell: Cell, context: Context) -> Outcome:
+    """One cell, with its record.  See :meth:`Session.evaluate`."""
+    return Session(context).evaluate(cell)
+
+
+def validate(cells: Sequence[Cell]) -> None:
+    """Settings and recipes of every method of a plan, before anything runs.  A plug-in that does not load is no matter of
+    this: it fails as a cell.
+
+    Raises:
+        ValueError, LookupError: a setting of the wrong type, or an unknown field.
+    """
+    seen = set()
+    for cell in cells:
+        d = cell.distil
+        key = (d.method, d.recipe, d.dataset, d.ipc, canonical(d.settings))
+        if key not in seen:
+            seen.add(key)
+            with contextlib.suppress(registry.PluginError):
+                recipe = registry.resolve_recipe(d.method, d.recipe, d.dataset, d.ipc)
+                registry.check_settings(d.method, {**recipe.settings, **d.settings})
