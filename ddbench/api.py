@@ -224,6 +224,12 @@ def _targets(labels: Tensor, kind: str | None, n: int, classes: int, name: str) 
     return Targets(soft=soft, kind=kind)
 
 
+def _label_word(distilled: DistilledSet) -> str:
+    if distilled.targets.labeller is not None:
+        return "labeller"
+    return "hard" if distilled.targets.soft is None else "soft"
+
+
 def as_set(
     images: Any,
     labels: Any,
@@ -328,7 +334,9 @@ def evaluate(
         images = load(images)
     if isinstance(images, DistilledSet):
         if labels is not None or space is not None or label_kind is not None or codec is not None:
-            raise ValueError("a distilled set has labels and space of its own; expected no labels=, space=, label_kind= or codec=")
+            raise ValueError(
+                "a distilled set has labels and space of its own; expected no labels=, space=, label_kind= or codec="
+            )
         distilled = images
         if dataset is None and not distilled.card.dataset:
             raise ValueError("the set does not name its data set; expected dataset=")
@@ -361,7 +369,7 @@ def evaluate(
                 recipe=card.recipe or "given",
                 dataset=real.name,
                 ipc=round(card.ipc),
-                seed=card.seed if card.method and not method else seed,
+                seed=card.seed,
             ),
             protocol=protocol,
             network=network,
@@ -376,7 +384,7 @@ def evaluate(
                 status=status,
                 reason=reason,
                 family=str(facts.get("family", "")),
-                labels=str(facts.get("labels", "hard" if distilled.targets.kind == "none" else "soft")),
+                labels=str(facts.get("labels", _label_word(distilled))),
                 settings=dict(card.settings),
                 recipe=card.recipe,
                 data_fingerprint=real.fingerprint,

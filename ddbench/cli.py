@@ -157,14 +157,14 @@ def list_(kind: str, method: str | None, plugins: tuple[str, ...], as_json: bool
 @cli.command(epilog=_example("ddbench show runs --method dm --ipc 10 --out dm.png", "ddbench show set.safetensors"))
 @cloup.argument("what", type=cloup.Path(exists=True, path_type=Path), help="a set (.safetensors), or a run folder")
 @option_group(
-    "which sets of a run folder:",
+    "which sets of a run folder",
     option("--method", metavar="NAME"),
     option("--dataset", metavar="NAME"),
     option("--ipc", type=int, metavar="N"),
     option("--seed", type=int, metavar="N"),
 )
 @option_group(
-    "the picture:",
+    "the picture",
     option("--out", type=cloup.Path(path_type=Path), help="PNG to write (default: beside the set)"),
     option("--decoded", is_flag=True, help="show training items, not stored images (they differ for mosaics)"),
     option("--per-class", type=cloup.IntRange(min=1), default=10, metavar="N", help="images a row"),
@@ -396,3 +396,377 @@ def new_method(name: str, folder: Path | None) -> None:
 
     method, test = starter.write_method(name, folder)
     cloup.echo(f"wrote {method}\nwrote {test}\nnext:  {sys.executable} -m pytest -q {test}")
+
+
+# ------------------------------------------------------------------------------------------------ run, distill, evaluate, board
+
+
+def _context(runs: str, device: str, precision: str, engine: str, memory_limit: str | None, **more: Any) -> Any:
+    from ddbench import registry, runner, store
+
+    return runner.Context(
+        run=Path(runs),
+        device=device,
+        precision=precision,
+        engine=engine,
+        memory_limit_mib=store.parse_size(memory_limit) / 2**20 if memory_limit else None,
+        plugins=tuple(registry.added_files()),
+        **more,
+    )
+
+
+def _budget(text: str | None) -> Any:
+    from ddbench.task import TimeBudget, parse_duration
+
+    return TimeBudget(parse_duration(text) if text else None)
+
+
+def _seeds(text: str) -> int | list[int]:
+    """``5`` -> seeds 0..4; ``3,7`` -> those two."""
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--seeds is {text!r}; expected a count such as 5, or seeds such as 0,3,7") from None
+    if "," not in text and numbers[0] < 1:
+        raise ValueError(f"--seeds is {text}; expected at least 1")
+    return numbers if "," in text else numbers[0]
+
+
+def _boards(runs: Sequence[Path], out: Path, plots: bool = True) -> tuple[list[Any], list[Path], list[str]]:
+    from ddbench import board, store
+
+    unreadable: list[str] = []
+    records = [r for folder in runs for r in store.RunFolder(folder).records(unreadable)]
+    boards = board.make(records)
+    return boards, board.write(boards, out, plots), unreadable
+
+
+def _warn(lines: Sequence[str]) -> None:
+    for line in lines:
+        cloup.echo(f"warning: {line}", err=True)
+
+
+@cli.command(
+    epilog=_example(
+        "ddbench run",
+        "ddbench run --method random --dataset digits --ipc 10 --seeds 1",
+        "ddbench run --method random --method dm --dataset cifar10 --ipc 1 --protocol dc-dsa --network M",
+    )
+)
+@option_group(
+    "what to run (nothing given: the embedded suite)",
+    option("--suite", metavar="NAME|FILE.yaml", help="a suite of cells (see: ddbench list suites)"),
+    option("--method", "methods", multiple=True, metavar="NAME", help="a file in methods/ (see: ddbench list methods); repeatable"),
+    option("--dataset", "datasets", multiple=True, metavar="NAME", help="data set, or imagefolder:PATH; repeatable (default: digits)"),
+    option("--ipc", "ipcs", multiple=True, type=int, metavar="N", help="synthetic images per class; repeatable (default: 1)"),
+    option("--protocol", "protocols", multiple=True, metavar="NAME", help="how sets are scored; repeatable (default: quick)"),
+    option("--network", "networks", multiple=True, metavar="NAME", help="students, cross-architecture where repeated, pools M and B (default: the protocol's own)"),
+    option("--recipe", default="auto", metavar="NAME", help="named hyperparameters; auto: the authors' where they fit"),
+    option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="override one field of the method; repeatable"),
+)
+@option_group(
+    "how often, and where to",
+    option("--seeds", metavar="N|A,B,C", help="independent distil-and-train repeats, or their seeds (default: 5; a suite has its own)"),
+    option("--repeats", type=cloup.IntRange(min=1), metavar="N", help="students a set and network (default: the protocol's)"),
+    _runs,
+    option("--boards", default="leaderboards", type=cloup.Path(path_type=Path), metavar="DIR", help="where the tables go"),
+    option("--no-boards", is_flag=True, help="records only"),
+    option("--only-missing/--force", default=True, help="skip cells that are done, or do all again"),
+    option("--jobs", type=cloup.IntRange(min=1), default=1, metavar="N", help="worker processes"),
+    option("--time-budget", metavar="TIME", help="stop cleanly at a checkpoint after so long, such as 9m; run again to go on"),
+)
+@_how
+@_quiet
+@_as_json
+def run(
+    suite: str | None,
+    methods: tuple[str, ...],
+    datasets: tuple[str, ...],
+    ipcs: tuple[int, ...],
+    protocols: tuple[str, ...],
+    networks: tuple[str, ...],
+    recipe: str,
+    settings: tuple[str, ...],
+    seeds: str | None,
+    repeats: int | None,
+    runs: str,
+    boards: Path,
+    no_boards: bool,
+    only_missing: bool,
+    jobs: int,
+    time_budget: str | None,
+    device: str,
+    precision: str,
+    engine: str,
+    memory_limit: str | None,
+    data_root: str | None,
+    plugins: tuple[str, ...],
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Distil, train fresh networks on the result, write one record a network and seed, and the boards."""
+    from ddbench import plan
+
+    _data_root(data_root)
+    _plugins(plugins)
+    flags = {"--method": methods, "--dataset": datasets, "--ipc": ipcs, "--protocol": protocols, "--network": networks, "--set": settings}
+    if methods:
+        if suite is not None:
+            raise ValueError(f"--suite {suite} and --method were both given; expected one of them")
+        chosen = plan.from_flags(
+            methods=methods,
+            datasets=datasets or ("digits",),
+            ipc=ipcs or (1,),
+            seeds=_seeds(seeds or "5"),
+            protocols=protocols or ("quick",),
+            networks=networks or None,
+            repeats=repeats,
+            recipe=recipe,
+            settings=plan.parse_settings(settings),
+        )
+    else:
+        if given := [flag for flag, value in flags.items() if value]:
+            raise ValueError(f"{', '.join(given)} without --method; expected --method NAME too (a suite states its own)")
+        chosen = plan.load(suite or "embedded")
+        count = _seeds(seeds) if seeds else chosen.seeds
+        chosen = chosen.model_copy(
+            update={"seeds": list(range(count)) if isinstance(count, int) else count, "repeats": repeats or chosen.repeats}
+        )
+    cells = plan.cells(chosen)
+    from ddbench import executors, runner  # the plan is checked before torch is loaded
+
+    runner.validate(cells)
+    silent = quiet or as_json
+    context = _context(
+        runs, device, precision, engine, memory_limit, force=not only_missing, quiet=silent, budget=_budget(time_budget)
+    )
+    if not silent:
+        cloup.echo(f"{chosen.name or 'run'}: {len(cells)} cells -> {runs}", err=True)
+
+    def told(outcome: Any) -> None:
+        from tqdm import tqdm
+
+        if not silent and outcome.status != "cached":
+            tqdm.write(executors.brief(outcome), file=sys.stderr)
+
+    summary = executors.run(cells, context, jobs=jobs, told=told)
+    made: list[Path] = []
+    text = ""
+    if not no_boards and summary.records:
+        from ddbench import board
+
+        tables, made, unreadable = _boards([Path(runs)], boards)
+        _warn(unreadable)
+        mine = {c.distil.dataset for c in cells}
+        text = "\n".join(board.markdown(t) for t in tables if t.dataset in mine or t.dataset.partition("?")[0] in mine)
+    document = {
+        "cells": [
+            {"cell": o.cell.model_dump(), "status": o.status, "reason": o.reason, "record": o.record.model_dump() if o.record else None}
+            for o in summary.outcomes
+        ],
+        "boards": [str(p) for p in made],
+        "exit_status": summary.exit_status,
+    }
+    lines = [text, *(f"{executors.brief(o)}" for o in summary.outcomes if o.status == "failed"), str(summary)]
+    lines += [f"boards: {', '.join(str(p) for p in made)}"] if made else []
+    _say(as_json, document, "\n".join(line for line in lines if line))
+    if summary.exit_status:
+        raise _Failed(summary.exit_status)
+
+
+@cli.command(epilog=_example("ddbench distill --method dm --dataset digits --ipc 10 --out dm.safetensors"))
+@option_group(
+    "what to distil",
+    option("--method", required=True, metavar="NAME", help="a file in methods/ (see: ddbench list methods)"),
+    option("--dataset", default="digits", metavar="NAME", help="data set, or imagefolder:PATH"),
+    option("--ipc", type=int, default=1, metavar="N", help="synthetic images per class"),
+    option("--seed", type=cloup.IntRange(min=0), default=0, metavar="N", help="decides every random number"),
+    option("--recipe", default="auto", metavar="NAME", help="named hyperparameters; auto: the authors' where they fit"),
+    option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="override one field of the method; repeatable"),
+)
+@option_group(
+    "where to",
+    option("--out", type=cloup.Path(path_type=Path), help="copy the set to this file (.safetensors)"),
+    _runs,
+    option("--force", is_flag=True, help="distil again even if the set is there"),
+    option("--time-budget", metavar="TIME", help="stop at a checkpoint after so long, such as 9m; run again to go on"),
+)
+@_how
+@_quiet
+@_as_json
+def distill(
+    method: str,
+    dataset: str,
+    ipc: int,
+    seed: int,
+    recipe: str,
+    settings: tuple[str, ...],
+    out: Path | None,
+    runs: str,
+    force: bool,
+    time_budget: str | None,
+    device: str,
+    precision: str,
+    engine: str,
+    memory_limit: str | None,
+    data_root: str | None,
+    plugins: tuple[str, ...],
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Distil one set; a killed distillation goes on from its checkpoint."""
+    from ddbench import plan
+
+    _data_root(data_root)
+    _plugins(plugins)
+    chosen = plan.from_flags(
+        methods=[method], datasets=[dataset], ipc=[ipc], seeds=[seed], recipe=recipe, settings=plan.parse_settings(settings)
+    )
+    (cell, *_) = plan.cells(chosen)
+    from ddbench import runner, sets
+
+    runner.validate([cell])
+    context = _context(
+        runs, device, precision, engine, memory_limit, force=force, quiet=quiet or as_json, budget=_budget(time_budget)
+    )
+    session = runner.Session(context)
+    try:
+        path = session.distil(cell.distil)[1]
+    except runner.BudgetUsedUp as stopped:
+        path = session.run.set_path(session.set_key(cell.distil))
+        if not path.exists():
+            raise TimeoutError(f"{stopped}; nothing to show yet: give it more time (run again to go on)") from None
+    if out is not None:
+        sets.write(out, sets.read(path))
+    header = sets.read_header(path)
+    card = header["card"]
+    facts = {"set": str(out or path), **{k: card[k] for k in ("method", "recipe", "dataset", "ipc", "seed", "partial", "cost", "settings")}}
+    _say(as_json, facts, "\n".join(f"{k}: {v}" for k, v in facts.items()))
+
+
+@cli.command(epilog=_example("ddbench evaluate dm.safetensors --protocol quick --network ConvNetD2W32 --network MLP"))
+@cloup.argument("sets", nargs=-1, required=True, type=cloup.Path(exists=True, path_type=Path), help="distilled sets (.safetensors)")
+@option_group(
+    "under which protocol",
+    option("--protocol", default="quick", metavar="NAME", help="see: ddbench list protocols"),
+    option("--network", "networks", multiple=True, metavar="NAME", help="students; repeatable (default: the protocol's own)"),
+    option("--repeats", type=cloup.IntRange(min=1), metavar="N", help="students a network (default: the protocol's)"),
+    option("--seed", type=cloup.IntRange(min=0), default=0, metavar="N", help="decides the students"),
+    option("--dataset", metavar="NAME", help="real data to test on (default: the set's own)"),
+)
+@_how
+@_quiet
+@_as_json
+def evaluate(
+    sets: tuple[Path, ...],
+    protocol: str,
+    networks: tuple[str, ...],
+    repeats: int | None,
+    seed: int,
+    dataset: str | None,
+    device: str,
+    precision: str,
+    engine: str,
+    memory_limit: str | None,
+    data_root: str | None,
+    plugins: tuple[str, ...],
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Train fresh networks on sets that exist and test them; nothing is written."""
+    from ddbench import api, store
+
+    _data_root(data_root)
+    _plugins(plugins)
+    records, rows = [], []
+    for path in sets:
+        for record in api.evaluate(
+            path,
+            dataset=dataset,
+            protocol=protocol,
+            networks=networks or None,
+            repeats=repeats,
+            seed=seed,
+            device=device,
+            precision=precision,
+            engine=engine,
+            memory_limit_mib=store.parse_size(memory_limit) / 2**20 if memory_limit else None,
+            quiet=quiet or as_json,
+        ):
+            records.append(record)
+            values = [100 * s.value for s in record.scores if s.chosen_by == "last"]
+            mean = sum(values) / len(values)
+            std = (sum((v - mean) ** 2 for v in values) / len(values)) ** 0.5
+            rows.append(
+                {
+                    "set": path.name,
+                    "protocol": f"{protocol} {record.protocol_version}",
+                    "network": record.cell.network,
+                    "top-1 %": f"{mean:.2f} ± {std:.2f}",
+                    "students": len(values),
+                    "seconds": f"{record.spent.evaluate_s:.1f}",
+                    "engine": record.provenance.engine,
+                }
+            )
+    _say(as_json, [r.model_dump() for r in records], _table(rows))
+
+
+@cli.command(epilog=_example("ddbench board --runs runs --out leaderboards"))
+@option("--runs", multiple=True, type=cloup.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR", help="run folder; repeatable (default: runs)")
+@option("--out", default="leaderboards", type=cloup.Path(path_type=Path), metavar="DIR", help="where the tables go")
+@option("--plots/--no-plots", default=True, help="accuracy over ipc and over bytes")
+@_quiet
+@_as_json
+def board(runs: tuple[Path, ...], out: Path, plots: bool, quiet: bool, as_json: bool) -> None:
+    """Make the boards from records; nothing is run, torch is not needed."""
+    from ddbench import board as board_
+
+    folders = runs or (Path("runs"),)
+    boards, made, unreadable = _boards(folders, out, plots)
+    _warn(unreadable)
+    if not boards:
+        raise FileNotFoundError(
+            f"no records in {', '.join(str(f) for f in folders)}; expected a run folder (see: ddbench run --runs DIR)"
+        )
+    document = {"boards": [str(p) for p in made], "rows": {b.dataset: json.loads(b.table.to_json(orient="records")) for b in boards}}
+    shown = "" if quiet else "\n".join(board_.markdown(b) for b in boards) + "\n"
+    _say(as_json, document, shown + "\n".join(str(p) for p in made))
+
+
+# ------------------------------------------------------------------------------------------------ the program
+
+
+def _explain(error: BaseException) -> str:
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error) or type(error).__name__
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the program; ends the process with the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    status: Any = 0
+    try:
+        # `ddbench --device cpu` means the embedded suite, too: options before any command belong to `run`
+        if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help", "--version")):
+            given = ["run", *given]
+        cli.main(given, prog_name="ddbench", standalone_mode=False)
+    except _Failed as failed:
+        status = failed.status
+    except cloup.Abort:
+        status = 130
+    except KeyboardInterrupt:
+        cloup.echo("interrupted", err=True)
+        status = 130
+    except cloup.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except (LookupError, ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+        if os.environ.get("DDBENCH_DEBUG"):
+            raise
+        # what people gave is wrong, or a file or package is missing: one clear message, no traceback
+        cloup.echo(f"error: {_explain(error)}", err=True)
+        status = 2
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -18,8 +18,8 @@ import platform
 import subprocess
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +28,7 @@ import torch
 from tqdm import tqdm
 
 import ddbench
-from ddbench import codecs, data, protocols, registry, sets, store
+from ddbench import codecs, data, registry, sets, store
 from ddbench.budget import Meter, byte_count
 from ddbench.contract import Card, DistilledSet, RealData, canonical
 from ddbench.nets import names as network_names
@@ -320,6 +320,10 @@ class Session:
         known = self._known(cell.distil)
         return known.key, self._record_key(cell, known)
 
+    def set_key(self, cell: DistilCell) -> str:
+        """Key of the set of a distil cell; loads the method and the data."""
+        return self._known(cell).key
+
     # -------------------------------------------------------------------------------------------- distil
 
     def distil(self, cell: DistilCell, wait: bool = True) -> tuple[str, Path]:
@@ -570,11 +574,13 @@ def score(
     cell: Cell,
     options: EngineOptions,
     *,
-    base: Any,
+    base: Callable[..., Record],
+    seed: int | None = None,
     quiet: bool = True,
     budget: TimeBudget | None = None,
 ) -> Record:
     """Train and test the students of a cell on a set; ``base(status, reason)`` gives the record that the scores go into.
+    ``seed``: of the students, where it is not the cell's.
 
     Raises:
         BudgetUsedUp: the time ended; half-trained students are worth nothing.
@@ -595,12 +601,12 @@ def score(
                 distilled,
                 real,
                 network_names.canonical(cell.network),
-                student_generators(cell.distil.seed, cell.repeats),
+                student_generators(cell.distil.seed if seed is None else seed, cell.repeats),
                 options,
                 progress=told,
             )
     partial = distilled.card.partial
-    record: Record = base("partial" if partial else "ok", str(distilled.card.notes.get("partial", "")) if partial else "")
+    record = base("partial" if partial else "ok", str(distilled.card.notes.get("partial", "")) if partial else "")
     return record.model_copy(
         update={
             "scores": list(found.scores),

@@ -92,7 +92,8 @@ from ddbench.contract import DistilledSet
 
 def distill(seed: int = 0, ipc: int = 2, **settings: object) -> DistilledSet:
     """A set from the bundled 8x8 digits; a few steps, to be quick."""
-    return ddbench.distill("@NAME@", "digits", ipc=ipc, seed=seed, settings={"iterations": 5, **settings})
+    settings = {"iterations": 5, **settings}
+    return ddbench.distill("@NAME@", "digits", ipc, seed=seed, settings=settings, device="cpu", quiet=True)
 
 
 def test_@NAME@_makes_ipc_images_of_each_class() -> None:

@@ -64,7 +64,7 @@ def test_the_mirrored_view_of_fyi_gives_the_loss_and_gradient_of_its_spec() -> N
     both = torch.cat([x, x.flip(-1)], 1).flatten(2)
     loss = class_mean_distance(r.view(1, 1, 2), both)
     loss.backward()
-    assert float(loss) == pytest.approx((0.5 - 0.1) ** 2 + (0.5 - 0.4) ** 2)
+    assert loss.item() == pytest.approx((0.5 - 0.1) ** 2 + (0.5 - 0.4) ** 2)
     assert float(x.grad[..., 0]) == pytest.approx(float(x.grad[..., 1]))
 
 

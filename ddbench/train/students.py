@@ -1,0 +1,405 @@
+"""What students are made of: the batches they see, their loss, and many of them as one stacked network.
+
+A student's random numbers come from its own generators alone: ``weights``, ``order`` (one permutation an epoch),
+``visit`` and ``augment`` (one draw a step).  Which path trains it, and how many train beside it, changes nothing but rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddbench.augment.classic import ClassicDC
+from ddbench.augment.dsa import DSA
+from ddbench.augment.views import Views, batches, mix_rows
+from ddbench.contract import Items
+from ddbench.nets.convnet import ConvNet
+from ddbench.seeding import Generators
+from ddbench.train.labels import batch_inputs
+from ddbench.trainplan import TrainPlan
+
+_MIB = 1 << 20
+_WINDOW_MIB = {"cpu": 8, "cuda": 256}
+"""Inputs augmented together, steps ahead: the number of kernels is then that of the operations, not of the steps.  On CPU
+more than the caches hold is no faster."""
+_CONVERT_MIB = {"cpu": 256, "cuda": 4096}
+"""Sets whose inputs stay below this are standardised once, not a batch at a time."""
+
+AnswerView = Callable[[int, int, Tensor, Tensor], Tensor]
+"""(epoch, batch number, item indices (b,), the inputs that the student sees (b, C, H, W)) -> logits (b, classes)."""
+
+
+# ------------------------------------------------------------------------------------------------ loss
+
+
+def _soft_probabilities(soft: Tensor, kind: str, temperature: float) -> Tensor:
+    if kind == "probabilities":
+        if temperature == 1:
+            return soft
+        soft = soft.clamp_min(torch.finfo(soft.dtype).tiny).log()
+    return F.softmax(soft / temperature, -1)
+
+
+def losses(
+    plan: TrainPlan,
+    logits: Tensor,
+    ids: Tensor | None = None,
+    soft: Tensor | None = None,
+    kind: str = "none",
+    weights: Tensor | None = None,
+) -> Tensor:
+    """The loss of a batch, or of a batch of each of G students.
+
+    Args:
+        plan: names the loss.  ``ce``: cross-entropy with the soft targets where there are any, else with ``ids``.  ``kl``: of
+            softmax(target / T) from softmax(logits / T), summed over classes.  ``mse``: mean over classes of the squared
+            distance of the logits from the soft targets.  ``mse-gt``: that plus ``hard_weight`` times the cross-entropy with ids.
+        logits: (..., b, K).
+        ids: (..., b).
+        soft: (..., b, K), with its kind.
+        weights: (..., b).
+
+    Returns:
+        (...,): means over b; with weights sum(w * loss) / sum(w).
+
+    Raises:
+        ValueError: the plan's loss needs targets that are absent.
+    """
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()
+
+    def hard() -> Tensor:
+        if ids is None:
+            raise ValueError(f"loss {plan.loss!r} needs label ids, which the set does not have; use loss 'kl' or 'mse'")
+        rows = F.cross_entropy(logits.flatten(0, -2), ids.flatten(), reduction="none")
+        return rows.view(ids.shape)
+
+    if plan.loss == "ce":
+        if soft is None:
+            rows = hard()
+        else:
+            rows = -(_soft_probabilities(soft, kind, 1) * F.log_softmax(logits, -1)).sum(-1)
+    elif soft is None:
+        raise ValueError(f"loss {plan.loss!r} needs soft targets or a labeller, which the set does not have; use loss 'ce'")
+    elif plan.loss == "kl":
+        p = _soft_probabilities(soft, kind, plan.temperature)
+        q = F.log_softmax(logits / plan.temperature, -1)
+        rows = (torch.xlogy(p, p) - p * q).sum(-1)
+        if plan.temperature_squared:
+            rows = rows * plan.temperature**2
+    else:
+        rows = (logits - soft).square().mean(-1)
+        if plan.loss == "mse-gt":
+            rows = rows + plan.hard_weight * hard()
+    if weights is None:
+        return rows.mean(-1)
+    return (rows * weights).sum(-1) / weights.sum(-1)
+
+
+# ------------------------------------------------------------------------------------------------ batches
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One optimiser step of G students: inputs (G, b, C, H, W) and the targets (G, b, ...) that the set has."""
+
+    epoch: int
+    last: bool
+    """Of its epoch."""
+    inputs: Tensor
+    ids: Tensor | None
+    soft: Tensor | None
+    kind: str
+    weights: Tensor | None
+
+
+@dataclass
+class _Planned:
+    epoch: int
+    last: bool
+    rows: Tensor
+    draws: list[Any]
+    inputs: Tensor | None
+
+
+class Feed:
+    """The batches of G students, drawn ahead of the steps and augmented many at a time.
+
+    Args:
+        items: of the set.
+        plan: batch, augmentation, epochs, cap on steps.
+        generators: one family a student.
+        device, dtype: of the inputs.
+        answers: of a labeller to what the student sees, where there is one.
+        tensors: of the set, for explicit views.
+    """
+
+    def __init__(
+        self,
+        items: Items,
+        plan: TrainPlan,
+        generators: Sequence[Generators],
+        device: torch.device,
+        dtype: torch.dtype,
+        answers: AnswerView | None = None,
+        tensors: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.items, self.plan, self.generators = items, plan, generators
+        self.device, self.dtype, self.answers, self.tensors = device, dtype, answers, tensors
+        self.steps_an_epoch = steps_an_epoch(len(items), plan)
+        self.augment: DSA | ClassicDC | None = None
+        if plan.augment == "dsa":
+            self.augment = DSA.classic(flip=items.flip)
+        elif plan.augment == "dc":
+            self.augment = ClassicDC()
+        self.ids = None if items.ids is None else items.ids.to(device)
+        self.soft = None if items.soft is None else items.soft.to(device, dtype)
+        self.weights = None if items.weights is None else items.weights.to(device, dtype)
+        self.shape = input_shape(items)
+        item_mib = dtype.itemsize * self.shape.numel() / _MIB
+        self._whole: Tensor | None = None
+        if items.visit is None and item_mib * len(items) <= _CONVERT_MIB[device.type]:
+            self._whole = self._to_input(items.stored)
+        window = _WINDOW_MIB[device.type] / (item_mib * plan.batch * len(generators))
+        self._ahead = max(1, int(window))
+
+    def _to_input(self, stored: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.items.to_input(stored).to(self.device, self.dtype)
+
+    def _on_device(self, rows: Tensor) -> Tensor:
+        if self.device.type == "cuda":  # pinned: the copy does not make the host wait
+            return rows.pin_memory().to(self.device, non_blocking=True)
+        return rows
+
+    def _gather(self, rows: Tensor) -> Tensor:
+        """Inputs of items (...,) -> (..., C, H, W)."""
+        flat = rows.flatten()
+        if self._whole is not None:
+            x = self._whole.index_select(0, self._on_device(flat))
+        else:
+            stored = self.items.stored
+            x = self._to_input(stored[flat.to(stored.device)])
+        return x.view(*rows.shape, *x.shape[1:])
+
+    def _epoch_rows(self, epoch: int) -> Iterator[Tensor]:
+        """(G, b) item indices of every step of an epoch."""
+        law, n = self.items.law, len(self.items)
+        orders = []
+        for g in self.generators:
+            orders.append(torch.randperm(n, generator=g("order")) if law is None else law(epoch, g).cpu())
+        order = torch.stack(orders)
+        for rows in order.split(self.plan.batch, dim=1):
+            if rows.shape[1] == self.plan.batch or not self.plan.drop_last or order.shape[1] < self.plan.batch:
+                yield rows
+
+    def __iter__(self) -> Iterator[Step]:
+        planned: list[_Planned] = []
+        taken, cap = 0, self.plan.max_steps
+        for epoch in range(self.plan.epochs):
+            if self.plan.views is not None:
+                yield from self._viewed(epoch)
+                continue
+            batches_ = list(self._epoch_rows(epoch))
+            for number, rows in enumerate(batches_):
+                inputs, draws = None, []
+                if (visit := self.items.visit) is not None:
+                    stored = self.items.stored
+                    parts = zip(rows, self.generators, strict=True)
+                    inputs = torch.stack(
+                        [self._to_input(visit(stored[r.to(stored.device)], g("visit"))) for r, g in parts]
+                    )
+                if self.augment is not None:
+                    b, shape = rows.shape[1], tuple(self.shape)
+                    draws = [self.augment.draw(b, shape, g("augment")) for g in self.generators]
+                taken += 1
+                last = number == len(batches_) - 1 or taken == cap
+                planned.append(_Planned(epoch, last, rows, draws, inputs))
+                if len(planned) == self._ahead or taken == cap:
+                    yield from self._prepare(planned)
+                    planned = []
+                if taken == cap:
+                    return
+        yield from self._prepare(planned)
+
+    def _prepare(self, planned: list[_Planned]) -> Iterator[Step]:
+        """Gather and augment steps of equal batch size together."""
+        ready: dict[int, Step] = {}
+        for size in dict.fromkeys(p.rows.shape[1] for p in planned):
+            which = [i for i, p in enumerate(planned) if p.rows.shape[1] == size]
+            rows = torch.stack([planned[i].rows for i in which])  # (steps, G, b)
+            if self.items.visit is not None:
+                x = torch.stack([t for i in which if (t := planned[i].inputs) is not None])
+            else:
+                x = self._gather(rows)
+            clean = x
+            if self.augment is not None:
+                draws = [d for i in which for d in planned[i].draws]
+                with torch.no_grad():
+                    x = self.augment.apply_groups(x.flatten(0, 1), draws).view(x.shape)
+            on_device = self._on_device(rows)
+            ids, soft, weights = (None if t is None else t[on_device] for t in (self.ids, self.soft, self.weights))
+            for at, i in enumerate(which):
+                p = planned[i]
+                at_ids, at_soft, at_weights = (None if t is None else t[at] for t in (ids, soft, weights))
+                kind = self.items.kind
+                if self.answers is not None:
+                    labeller = self.items.labeller
+                    seen = clean if labeller is not None and labeller.sees == "clean" else x
+                    at_soft, kind = self._answered(p, i, seen[at]), "logits"
+                ready[i] = Step(p.epoch, p.last, x[at], at_ids, at_soft, kind, at_weights)
+        for i in range(len(planned)):
+            yield ready.pop(i)
+
+    def _answered(self, p: _Planned, number: int, inputs: Tensor) -> Tensor:
+        assert self.answers is not None
+        told = [self.answers(p.epoch, number, r, x) for r, x in zip(p.rows, inputs, strict=True)]
+        return torch.stack(told).to(self.device, self.dtype)
+
+    def _viewed(self, epoch: int) -> Iterator[Step]:
+        """The batches of a view plan, the same for every student."""
+        plan = self.plan.views
+        assert plan is not None
+        parts = batches(plan, len(self.items), epoch, self.tensors)
+        for number, rows in enumerate(parts):
+            with torch.no_grad():
+                inputs, views = batch_inputs(self.items, plan, epoch, number, rows, self.tensors)
+            inputs = inputs.to(self.device, self.dtype)
+            ids, soft, kind, weights = self._viewed_targets(epoch, number, rows, inputs, views)
+            many = len(self.generators)
+            grown = [None if t is None else t.expand(many, *t.shape) for t in (ids, soft, weights)]
+            yield Step(
+                epoch, number == len(parts) - 1, inputs.expand(many, *inputs.shape), grown[0], grown[1], kind, grown[2]
+            )
+
+    def _viewed_targets(
+        self, epoch: int, number: int, rows: Tensor, inputs: Tensor, views: Views
+    ) -> tuple[Tensor | None, Tensor | None, str, Tensor | None]:
+        size = (int(inputs.shape[-2]), int(inputs.shape[-1]))
+        on_device = self._on_device(rows)
+        ids, soft, weights = (None if t is None else t[on_device] for t in (self.ids, self.soft, self.weights))
+        kind = self.items.kind
+        if self.answers is not None:  # the labeller saw the mixed view itself
+            answered = self.answers(epoch, number, rows, inputs).to(self.device, self.dtype)
+            return ids, answered, "logits", weights
+        if soft is None and ids is not None and views.perm is not None and self.plan.loss == "ce":
+            soft, kind = F.one_hot(ids.long(), self.items.classes).to(self.dtype), "probabilities"
+        if soft is not None:  # static labels are interpolated like the images
+            soft = mix_rows(soft, views, size)
+        return ids, soft, kind, weights
+
+
+def steps_an_epoch(n: int, plan: TrainPlan) -> int:
+    """Steps of an epoch over n items."""
+    batch = plan.batch if plan.views is None else plan.views.batch
+    whole, rest = divmod(n, batch)
+    return max(whole, 1) if plan.drop_last and plan.views is None else whole + (rest > 0)
+
+
+def total_steps(n: int, plan: TrainPlan) -> int:
+    """Steps in all, the plan's cap included."""
+    steps = plan.epochs * steps_an_epoch(n, plan)
+    return steps if plan.max_steps is None else min(steps, plan.max_steps)
+
+
+def input_shape(items: Items) -> torch.Size:
+    """(C, H, W) of one network input; a visit that changes the size decides."""
+    with torch.no_grad():
+        one = items.stored[:1]
+        if items.visit is not None:
+            one = items.visit(one, torch.Generator().manual_seed(0))
+        return items.to_input(one).shape[1:]
+
+
+# ------------------------------------------------------------------------------------------------ stacked networks
+
+_ELEMENTWISE = (
+    nn.ReLU, nn.Sigmoid, nn.LeakyReLU, nn.SiLU, nn.AvgPool2d, nn.MaxPool2d, nn.Identity,
+)  # fmt: skip
+
+
+def _chain(net: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]] | None:
+    """Layers in the order of their use with the prefix of their names, or None where that is not a plain chain."""
+    if isinstance(net, ConvNet):
+        found: list[tuple[str, nn.Module]] = []
+        for i, block in enumerate(net.blocks):
+            for part in ("conv", "norm", "activation", "pool"):
+                found.append((f"blocks.{i}.{part}.", getattr(block, part)))
+        return [*found, ("", nn.Flatten()), ("classifier.", net.classifier)]
+    if isinstance(net, nn.Sequential):
+        chains = [_chain(child, f"{prefix}{name}.") for name, child in net.named_children()]
+        return None if any(c is None for c in chains) else [pair for c in chains if c for pair in c]
+    if isinstance(net, (*_ELEMENTWISE, nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm, nn.BatchNorm2d)):
+        if isinstance(net, nn.Conv2d) and (net.groups != 1 or net.padding_mode != "zeros"):
+            return None
+        return [(prefix, net)]
+    return [(prefix, net)] if isinstance(net, nn.Flatten) and net.start_dim == 1 else None
+
+
+class Stacked:
+    """G students of one architecture as one network over stacked tensors, as grouped convolutions.
+
+    ``torch.vmap`` does the same for any module; written out it was three times faster on small images on CPU, compiled or not.
+
+    Args:
+        net: gives the architecture; may be on the meta device.  It is a chain of layers (``fits``).
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        chain = _chain(net)
+        if chain is None:
+            raise ValueError(f"{type(net).__name__} is no plain chain of layers, so students of it cannot be stacked")
+        self.chain = chain
+
+    @staticmethod
+    def fits(net: nn.Module) -> bool:
+        """Whether a network is a chain of layers that are known here."""
+        return _chain(net) is not None
+
+    def __call__(self, tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """Logits (G, b, K) in train mode, of inputs (G, b, C, H, W) and parameters and buffers (G, ...) by name.
+
+        Running statistics are updated in place.
+        """
+        groups, b = x.shape[:2]
+        x = x.transpose(0, 1).flatten(1, 2)  # (b, G * C, H, W) until the flattening, (G, b, features) after it
+        for prefix, layer in self.chain:
+            own = {name: tensors.get(prefix + name) for name in ("weight", "bias", "running_mean", "running_var")}
+            weight, bias = own["weight"], own["bias"]
+            flat_bias = None if bias is None else bias.flatten()
+            if isinstance(layer, _ELEMENTWISE):
+                x = layer(x)
+            elif isinstance(layer, nn.Flatten):
+                x = x.view(b, groups, -1).transpose(0, 1) if x.dim() == 4 else x
+            elif weight is None:
+                raise ValueError(f"stacked students lack the parameter {prefix}weight")
+            elif isinstance(layer, nn.Conv2d):
+                x = F.conv2d(
+                    x, weight.flatten(0, 1), flat_bias, layer.stride, layer.padding, layer.dilation, groups
+                )  # fmt: skip
+            elif isinstance(layer, nn.GroupNorm):
+                x = F.group_norm(x, groups * layer.num_groups, weight.flatten(), flat_bias, layer.eps)
+            elif isinstance(layer, nn.BatchNorm2d):
+                mean, var = own["running_mean"], own["running_var"]
+                if mean is None or var is None:
+                    raise ValueError(f"stacked students lack the running statistics of {prefix}")
+                momentum = 0.1 if layer.momentum is None else layer.momentum
+                x = F.batch_norm(
+                    x, mean.view(-1), var.view(-1), weight.flatten(), flat_bias, True, momentum, layer.eps
+                )  # fmt: skip
+            elif isinstance(layer, nn.LayerNorm):
+                apart = x.view(b, groups, -1, *x.shape[2:])
+                normed = F.layer_norm(apart, layer.normalized_shape, eps=layer.eps)
+                x = (normed * weight + (0 if bias is None else bias)).flatten(1, 2)
+            else:  # linear
+                if x.dim() == 4:  # the network flattened in its forward
+                    x = x.view(b, groups, -1).transpose(0, 1)
+                x = x @ weight.transpose(1, 2) if bias is None else torch.baddbmm(
+                    bias[:, None], x, weight.transpose(1, 2)
+                )  # fmt: skip
+        return x
