@@ -33,7 +33,17 @@ from ddbench.store import write_text, writing
 UPPER_BOUND = "full"
 FLOOR = "random"
 
-_GROUP = ["dataset", "protocol", "protocol_version", "network", "ipc", "method", "recipe", "overrides", "data_fingerprint"]
+_GROUP = [
+    "dataset",
+    "protocol",
+    "protocol_version",
+    "network",
+    "ipc",
+    "method",
+    "recipe",
+    "overrides",
+    "data_fingerprint",
+]
 
 
 @dataclass(frozen=True)
@@ -167,7 +177,14 @@ def _table(rows: pd.DataFrame) -> pd.DataFrame:
     columns = [
         *("rank", "method", "family", "recipe", "overrides", "ipc", "labels"),
         *("top1_pct_mean", "top1_pct_std", "n", "distillations", "ci95_low_pct", "ci95_high_pct"),
-        *("vs_random_pct", "vs_random_low_pct", "vs_random_high_pct", "vs_random_n", "share_of_full_pct", "full_protocol"),
+        *(
+            "vs_random_pct",
+            "vs_random_low_pct",
+            "vs_random_high_pct",
+            "vs_random_n",
+            "share_of_full_pct",
+            "full_protocol",
+        ),
         *("bytes_total", "bytes_images", "bytes_labels", "bytes_beside"),
         *("distil_s", "teacher_s", "distil_peak_mib", "evaluate_s", "device", "precision"),
         *("protocol", "protocol_version", "network", "comparable", "partial", "data_fingerprint"),
@@ -177,7 +194,9 @@ def _table(rows: pd.DataFrame) -> pd.DataFrame:
     lines: list[dict[str, Any]] = []
     for key, group in rows.groupby(_GROUP, sort=True):
         line = dict(zip(_GROUP, key, strict=True)) | _summary(group)
-        same = (rows[c] == line[c] for c in ("protocol", "protocol_version", "network", "ipc", "data_fingerprint"))
+        same = (
+            rows[c] == line[c] for c in ("protocol", "protocol_version", "network", "ipc", "data_fingerprint")
+        )
         peers = rows[pd.concat(list(same), axis=1).all(axis=1)]
         floor = _seed_means(peers[(peers["method"] == FLOOR) & (peers["overrides"] == "")])
         own = _seed_means(group)
@@ -194,14 +213,33 @@ def _table(rows: pd.DataFrame) -> pd.DataFrame:
         ]
         if len(full) and line["method"] != UPPER_BOUND:
             best = pd.Series([100 * v for values in full["values"] for v in values]).mean()
-            line |= {"share_of_full_pct": 100 * line["top1_pct_mean"] / best, "full_protocol": _joined(full["protocol"])}
+            line |= {
+                "share_of_full_pct": 100 * line["top1_pct_mean"] / best,
+                "full_protocol": _joined(full["protocol"]),
+            }
         lines.append(line)
-    table = pd.DataFrame(lines).reindex(columns=[*columns, *_GROUP[-1:]]).loc[:, lambda t: ~t.columns.duplicated()]
+    table = (
+        pd.DataFrame(lines)
+        .reindex(columns=[*columns, *_GROUP[-1:]])
+        .loc[:, lambda t: ~t.columns.duplicated()]
+    )
     table["vs_random_n"] = table["vs_random_n"].astype("Int64")
     competes = table["method"] != UPPER_BOUND
-    ranks = table[competes].groupby(["protocol", "protocol_version", "network", "ipc", "data_fingerprint"])["top1_pct_mean"]
+    ranks = table[competes].groupby(["protocol", "protocol_version", "network", "ipc", "data_fingerprint"])[
+        "top1_pct_mean"
+    ]
     table["rank"] = ranks.rank(ascending=False, method="min").astype("Int64").reindex(table.index)
-    order = ["comparable", "protocol", "protocol_version", "network", "ipc", "rank", "method", "recipe", "overrides"]
+    order = [
+        "comparable",
+        "protocol",
+        "protocol_version",
+        "network",
+        "ipc",
+        "rank",
+        "method",
+        "recipe",
+        "overrides",
+    ]
     ascending = [False, *[True] * (len(order) - 1)]
     return table.sort_values(order, ascending=ascending, na_position="first").reset_index(drop=True)
 
@@ -227,7 +265,9 @@ def _pct(value: float, digits: int = 1) -> str:
 def _line(row: pd.Series) -> dict[str, str]:
     name = row["method"] + (" (partial)" if row["partial"] else "")
     recipe = row["recipe"] + (f" + {row['overrides']}" if row["overrides"] else "")
-    interval = "" if pd.isna(row["ci95_low_pct"]) else f"{row['ci95_low_pct']:.1f} .. {row['ci95_high_pct']:.1f}"
+    interval = (
+        "" if pd.isna(row["ci95_low_pct"]) else f"{row['ci95_low_pct']:.1f} .. {row['ci95_high_pct']:.1f}"
+    )
     gap = "" if pd.isna(row["vs_random_pct"]) else f"{row['vs_random_pct']:+.1f}"
     if gap and not pd.isna(row["vs_random_low_pct"]):
         gap += f" [{row['vs_random_low_pct']:+.1f}, {row['vs_random_high_pct']:+.1f}]"
@@ -271,11 +311,17 @@ def markdown(board: Board) -> str:
         out.write(f"\n## {protocol} {version}, {network}\n\n")
         if not part["comparable"].all():
             out.write(f"`{protocol}` is ddbench's own: **not comparable with published numbers.**\n\n")
-        out.write(pd.DataFrame([_line(r) for _, r in part.iterrows()]).to_markdown(index=False, disable_numparse=True))
+        out.write(
+            pd.DataFrame([_line(r) for _, r in part.iterrows()]).to_markdown(
+                index=False, disable_numparse=True
+            )
+        )
         full = sorted({p for p in part["full_protocol"] if isinstance(p, str)})
         out.write(f"\n\nData {data}.")
         if full:
-            out.write(f" `% of full` divides by `full` trained under `{', '.join(full)}` (step-capped) with the same network.")
+            out.write(
+                f" `% of full` divides by `full` trained under `{', '.join(full)}` (step-capped) with the same network."
+            )
         out.write("\n")
     if board.without_score:
         out.write("\n## Cells without a score\n\n" + "".join(f"- {line}\n" for line in board.without_score))
@@ -299,7 +345,9 @@ def _plot(board: Board, x: str, path: Path) -> None:
     panels = list(table.groupby(["protocol", "network"], sort=False))
     if not panels:
         return
-    fig, axes = plt.subplots(1, len(panels), figsize=(6.4 * len(panels), 4.4), squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(
+        1, len(panels), figsize=(6.4 * len(panels), 4.4), squeeze=False, layout="constrained"
+    )
     colours = {m: f"C{i % 10}" for i, m in enumerate(sorted(table["method"].unique()))}
     markers = "osD^vP*X<>"
     for ax, ((protocol, network), part) in zip(axes[0], panels, strict=True):
@@ -341,7 +389,10 @@ def write(boards: Iterable[Board], out: Path, plots: bool = True) -> list[Path]:
     made: list[Path] = []
     for board in boards:
         stem = board.dataset.replace("/", "_").replace(":", "_")
-        for suffix, text in ((".csv", board.table.to_csv(index=False, float_format="%.6g")), (".md", markdown(board))):
+        for suffix, text in (
+            (".csv", board.table.to_csv(index=False, float_format="%.6g")),
+            (".md", markdown(board)),
+        ):
             path = out / f"{stem}{suffix}"
             write_text(path, text)
             made.append(path)

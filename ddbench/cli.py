@@ -46,8 +46,18 @@ def _data_root(root: str | None) -> None:
         os.environ["DDBENCH_DATA"] = str(Path(root).expanduser().resolve())
 
 
-_plugin = option("--plugin", "plugins", multiple=True, metavar="FILE.py", help="a method or data set of your own; repeatable")
-_root = option("--data-root", metavar="DIR", help="where data sets lie (default: DDBENCH_DATA, else ~/.local/share/ddbench/data)")
+_plugin = option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    metavar="FILE.py",
+    help="a method or data set of your own; repeatable",
+)
+_root = option(
+    "--data-root",
+    metavar="DIR",
+    help="where data sets lie (default: DDBENCH_DATA, else ~/.local/share/ddbench/data)",
+)
 _as_json = option("--json", "as_json", is_flag=True, help="one JSON document on standard output, for scripts")
 _quiet = option("--quiet", "-q", is_flag=True, help="no progress, only results and errors")
 _runs = option("--runs", default="runs", metavar="DIR", help="run folder: sets, records, checkpoints")
@@ -56,11 +66,22 @@ _runs = option("--runs", default="runs", metavar="DIR", help="run folder: sets, 
 def _how(function: Callable[..., Any]) -> Callable[..., Any]:
     """Options that say on what, and how exactly, something runs."""
     return option_group(
-        "how it runs:",
+        "how it runs",
         option("--device", default="auto", metavar="auto|cpu|cuda[:i]", help="where to compute"),
-        option("--precision", default="fp32", metavar="fp32|tf32|bf16", help="arithmetic of student training; in the record"),
-        option("--engine", default="auto", metavar="PATH", help="auto|plain|compiled|stacked|stacked-compiled"),
-        option("--memory-limit", metavar="SIZE", help="plan with so much memory, such as 4G; larger data stay on disk"),
+        option(
+            "--precision",
+            default="fp32",
+            metavar="fp32|tf32|bf16",
+            help="arithmetic of student training; in the record",
+        ),
+        option(
+            "--engine", default="auto", metavar="PATH", help="auto|plain|compiled|stacked|stacked-compiled"
+        ),
+        option(
+            "--memory-limit",
+            metavar="SIZE",
+            help="plan with so much memory, such as 4G; larger data stay on disk",
+        ),
         _root,
         _plugin,
     )(function)
@@ -97,7 +118,10 @@ def _rows_of(kind: str) -> list[dict[str, Any]]:
     if kind == "suites":
         from ddbench import plan
 
-        return [{"suite": name, "summary": plan.load(name).summary, "file": str(p)} for name, p in plan.suites().items()]
+        return [
+            {"suite": name, "summary": plan.load(name).summary, "file": str(p)}
+            for name, p in plan.suites().items()
+        ]
     if kind == "recipes":
         return [
             {
@@ -116,17 +140,34 @@ def _rows_of(kind: str) -> list[dict[str, Any]]:
         k = f.keywords
         about = f"cannot be loaded: {f.problem}" if f.problem else f.summary
         if kind == "methods":
-            row = {"method": f.name, "family": k.get("family", ""), "labels": k.get("labels", ""), "paper": k.get("paper", "")}
+            row = {
+                "method": f.name,
+                "family": k.get("family", ""),
+                "labels": k.get("labels", ""),
+                "paper": k.get("paper", ""),
+            }
             rows.append(row | {"about": about})
         elif kind == "datasets":
             sizes = [f"{k[s]:,}" if isinstance(k.get(s), int) else "" for s in ("train", "test")]
             shape = "x".join(str(n) for n in k.get("shape", ()))
             rows.append(
-                {"data set": f.name, "shape": shape, "classes": k.get("classes", ""), "train": sizes[0], "test": sizes[1], "about": about}
+                {
+                    "data set": f.name,
+                    "shape": shape,
+                    "classes": k.get("classes", ""),
+                    "train": sizes[0],
+                    "test": sizes[1],
+                    "about": about,
+                }
             )
         elif kind == "protocols":
             rows.append(
-                {"protocol": f.name, "version": k.get("version", ""), "comparable": "yes" if k.get("comparable") else "no", "about": about}
+                {
+                    "protocol": f.name,
+                    "version": k.get("version", ""),
+                    "comparable": "yes" if k.get("comparable") else "no",
+                    "about": about,
+                }
             )
         else:
             rows.append({"network": f.name})
@@ -154,8 +195,12 @@ def list_(kind: str, method: str | None, plugins: tuple[str, ...], as_json: bool
     _say(as_json, rows, text)
 
 
-@cli.command(epilog=_example("ddbench show runs --method dm --ipc 10 --out dm.png", "ddbench show set.safetensors"))
-@cloup.argument("what", type=cloup.Path(exists=True, path_type=Path), help="a set (.safetensors), or a run folder")
+@cli.command(
+    epilog=_example("ddbench show runs --method dm --ipc 10 --out dm.png", "ddbench show set.safetensors")
+)
+@cloup.argument(
+    "what", type=cloup.Path(exists=True, path_type=Path), help="a set (.safetensors), or a run folder"
+)
 @option_group(
     "which sets of a run folder",
     option("--method", metavar="NAME"),
@@ -166,7 +211,9 @@ def list_(kind: str, method: str | None, plugins: tuple[str, ...], as_json: bool
 @option_group(
     "the picture",
     option("--out", type=cloup.Path(path_type=Path), help="PNG to write (default: beside the set)"),
-    option("--decoded", is_flag=True, help="show training items, not stored images (they differ for mosaics)"),
+    option(
+        "--decoded", is_flag=True, help="show training items, not stored images (they differ for mosaics)"
+    ),
     option("--per-class", type=cloup.IntRange(min=1), default=10, metavar="N", help="images a row"),
 )
 @_root
@@ -197,10 +244,15 @@ def show(
         if all(value is None or card[key] == value for key, value in wanted.items()):
             chosen.append(path)
     if not chosen:
-        raise LookupError(f"no set in {what} fits; there are {len(store.RunFolder(what).sets())} sets (see: ddbench show {what})")
+        raise LookupError(
+            f"no set in {what} fits; there are {len(store.RunFolder(what).sets())} sets (see: ddbench show {what})"
+        )
     if what.is_dir() and len(chosen) > 1:
         cards = [sets.read_header(p)["card"] for p in chosen]
-        rows = [{k: c[k] for k in ("method", "recipe", "dataset", "ipc", "seed")} | {"set": str(p)} for p, c in zip(chosen, cards, strict=True)]
+        rows = [
+            {k: c[k] for k in ("method", "recipe", "dataset", "ipc", "seed")} | {"set": str(p)}
+            for p, c in zip(chosen, cards, strict=True)
+        ]
         if out is None:
             _say(as_json, rows, _table(rows))
             return
@@ -214,7 +266,9 @@ def show(
         elif len(chosen) == 1:
             picture = out
         else:
-            picture = out.with_name(f"{out.stem}-{card.method}-ipc{card.ipc}-seed{card.seed}{out.suffix or '.png'}")
+            picture = out.with_name(
+                f"{out.stem}-{card.method}-ipc{card.ipc}-seed{card.seed}{out.suffix or '.png'}"
+            )
         pictures.distilled_sheet(distilled, real, picture, decoded=decoded, per_class=per_class)
         made.append(
             {
@@ -264,7 +318,9 @@ def data_list(data_root: str | None, plugins: tuple[str, ...], as_json: bool) ->
     rows = _rows_of("datasets")
     for row in rows:
         try:
-            row["here"] = data.available(row["data set"]) or "no (ddbench data prepare fetches it where it can)"
+            row["here"] = (
+                data.available(row["data set"]) or "no (ddbench data prepare fetches it where it can)"
+            )
         except (OSError, ValueError, RuntimeError) as error:
             row["here"] = f"cannot be read: {error}"
         row.pop("about")
@@ -274,10 +330,14 @@ def data_list(data_root: str | None, plugins: tuple[str, ...], as_json: bool) ->
 @data_.command("prepare", epilog=_example("ddbench data prepare cifar10 --data-root ~/data"))
 @cloup.argument("name", help="a data set, or imagefolder:PATH")
 @option("--force", is_flag=True, help="make the prepared cache anew")
-@option("--workers", type=cloup.IntRange(min=1), metavar="N", help="decoding workers (default: one a processor)")
+@option(
+    "--workers", type=cloup.IntRange(min=1), metavar="N", help="decoding workers (default: one a processor)"
+)
 @_root
 @_plugin
-def data_prepare(name: str, force: bool, workers: int | None, data_root: str | None, plugins: tuple[str, ...]) -> None:
+def data_prepare(
+    name: str, force: bool, workers: int | None, data_root: str | None, plugins: tuple[str, ...]
+) -> None:
     """Find or download a data set and write the prepared cache, which later runs map into memory."""
     from ddbench import data
 
@@ -295,7 +355,12 @@ def data_prepare(name: str, force: bool, workers: int | None, data_root: str | N
 @_plugin
 @_as_json
 def data_show(
-    name: str, out: Path | None, per_class: int, data_root: str | None, plugins: tuple[str, ...], as_json: bool
+    name: str,
+    out: Path | None,
+    per_class: int,
+    data_root: str | None,
+    plugins: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Say what a data set holds and draw samples of it, one row a class."""
     from ddbench import data, pictures
@@ -334,16 +399,28 @@ def cache_list(as_json: bool) -> None:
 
     found = sorted(store.entries(), key=lambda e: -e.size_bytes)
     rows = [
-        {"kind": e.kind, "size": human_bytes(e.size_bytes), "unused for": f"{e.age_s / 86400:.1f} days", "path": str(e.path)}
+        {
+            "kind": e.kind,
+            "size": human_bytes(e.size_bytes),
+            "unused for": f"{e.age_s / 86400:.1f} days",
+            "path": str(e.path),
+        }
         for e in found
     ]
     quota, total = store.quota_bytes(), sum(e.size_bytes for e in found)
     head = f"{store.cache_root()}: {human_bytes(total)} in {len(found)} entries, quota "
     head += human_bytes(quota) if quota is not None else "none (DDBENCH_CACHE_QUOTA sets one)"
-    _say(as_json, {"root": str(store.cache_root()), "bytes": total, "quota": quota, "entries": rows}, f"{head}\n{_table(rows)}")
+    _say(
+        as_json,
+        {"root": str(store.cache_root()), "bytes": total, "quota": quota, "entries": rows},
+        f"{head}\n{_table(rows)}",
+    )
 
 
-@cache.command("prune", epilog=_example("ddbench cache prune --quota 5G", "ddbench cache prune --older-than 30d --dry-run"))
+@cache.command(
+    "prune",
+    epilog=_example("ddbench cache prune --quota 5G", "ddbench cache prune --older-than 30d --dry-run"),
+)
 @option("--quota", metavar="SIZE", help="what may stay, such as 5G (default: DDBENCH_CACHE_QUOTA)")
 @option("--older-than", metavar="AGE", help="remove what was not used for so long, such as 30d")
 @option("--dry-run", is_flag=True, help="only say what would go")
@@ -360,11 +437,17 @@ def cache_prune(quota: str | None, older_than: str | None, dry_run: bool, as_jso
 
         age_s = parse_duration(older_than)
     if limit is None and age_s is None:
-        raise ValueError("nothing to go by; give --quota SIZE or --older-than AGE, or set DDBENCH_CACHE_QUOTA")
+        raise ValueError(
+            "nothing to go by; give --quota SIZE or --older-than AGE, or set DDBENCH_CACHE_QUOTA"
+        )
     gone = store.prune(limit, age_s, dry_run=dry_run)
     rows = [{"kind": e.kind, "bytes": e.size_bytes, "path": str(e.path)} for e in gone]
     word = "would remove" if dry_run else "removed"
-    _say(as_json, rows, f"{word} {len(gone)} entries, {human_bytes(sum(e.size_bytes for e in gone))}\n{_table(rows)}")
+    _say(
+        as_json,
+        rows,
+        f"{word} {len(gone)} entries, {human_bytes(sum(e.size_bytes for e in gone))}\n{_table(rows)}",
+    )
 
 
 # ------------------------------------------------------------------------------------------------ doctor, new-method
@@ -401,7 +484,9 @@ def new_method(name: str, folder: Path | None) -> None:
 # ------------------------------------------------------------------------------------------------ run, distill, evaluate, board
 
 
-def _context(runs: str, device: str, precision: str, engine: str, memory_limit: str | None, **more: Any) -> Any:
+def _context(
+    runs: str, device: str, precision: str, engine: str, memory_limit: str | None, **more: Any
+) -> Any:
     from ddbench import registry, runner, store
 
     return runner.Context(
@@ -456,24 +541,85 @@ def _warn(lines: Sequence[str]) -> None:
 @option_group(
     "what to run (nothing given: the embedded suite)",
     option("--suite", metavar="NAME|FILE.yaml", help="a suite of cells (see: ddbench list suites)"),
-    option("--method", "methods", multiple=True, metavar="NAME", help="a file in methods/ (see: ddbench list methods); repeatable"),
-    option("--dataset", "datasets", multiple=True, metavar="NAME", help="data set, or imagefolder:PATH; repeatable (default: digits)"),
-    option("--ipc", "ipcs", multiple=True, type=int, metavar="N", help="synthetic images per class; repeatable (default: 1)"),
-    option("--protocol", "protocols", multiple=True, metavar="NAME", help="how sets are scored; repeatable (default: quick)"),
-    option("--network", "networks", multiple=True, metavar="NAME", help="students, cross-architecture where repeated, pools M and B (default: the protocol's own)"),
-    option("--recipe", default="auto", metavar="NAME", help="named hyperparameters; auto: the authors' where they fit"),
-    option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="override one field of the method; repeatable"),
+    option(
+        "--method",
+        "methods",
+        multiple=True,
+        metavar="NAME",
+        help="a file in methods/ (see: ddbench list methods); repeatable",
+    ),
+    option(
+        "--dataset",
+        "datasets",
+        multiple=True,
+        metavar="NAME",
+        help="data set, or imagefolder:PATH; repeatable (default: digits)",
+    ),
+    option(
+        "--ipc",
+        "ipcs",
+        multiple=True,
+        type=int,
+        metavar="N",
+        help="synthetic images per class; repeatable (default: 1)",
+    ),
+    option(
+        "--protocol",
+        "protocols",
+        multiple=True,
+        metavar="NAME",
+        help="how sets are scored; repeatable (default: quick)",
+    ),
+    option(
+        "--network",
+        "networks",
+        multiple=True,
+        metavar="NAME",
+        help="students, cross-architecture where repeated, pools M and B (default: the protocol's own)",
+    ),
+    option(
+        "--recipe",
+        default="auto",
+        metavar="NAME",
+        help="named hyperparameters; auto: the authors' where they fit",
+    ),
+    option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="override one field of the method; repeatable",
+    ),
 )
 @option_group(
     "how often, and where to",
-    option("--seeds", metavar="N|A,B,C", help="independent distil-and-train repeats, or their seeds (default: 5; a suite has its own)"),
-    option("--repeats", type=cloup.IntRange(min=1), metavar="N", help="students a set and network (default: the protocol's)"),
+    option(
+        "--seeds",
+        metavar="N|A,B,C",
+        help="independent distil-and-train repeats, or their seeds (default: 5; a suite has its own)",
+    ),
+    option(
+        "--repeats",
+        type=cloup.IntRange(min=1),
+        metavar="N",
+        help="students a set and network (default: the protocol's)",
+    ),
     _runs,
-    option("--boards", default="leaderboards", type=cloup.Path(path_type=Path), metavar="DIR", help="where the tables go"),
+    option(
+        "--boards",
+        default="leaderboards",
+        type=cloup.Path(path_type=Path),
+        metavar="DIR",
+        help="where the tables go",
+    ),
     option("--no-boards", is_flag=True, help="records only"),
     option("--only-missing/--force", default=True, help="skip cells that are done, or do all again"),
     option("--jobs", type=cloup.IntRange(min=1), default=1, metavar="N", help="worker processes"),
-    option("--time-budget", metavar="TIME", help="stop cleanly at a checkpoint after so long, such as 9m; run again to go on"),
+    option(
+        "--time-budget",
+        metavar="TIME",
+        help="stop cleanly at a checkpoint after so long, such as 9m; run again to go on",
+    ),
 )
 @_how
 @_quiet
@@ -509,7 +655,14 @@ def run(
 
     _data_root(data_root)
     _plugins(plugins)
-    flags = {"--method": methods, "--dataset": datasets, "--ipc": ipcs, "--protocol": protocols, "--network": networks, "--set": settings}
+    flags = {
+        "--method": methods,
+        "--dataset": datasets,
+        "--ipc": ipcs,
+        "--protocol": protocols,
+        "--network": networks,
+        "--set": settings,
+    }
     if methods:
         if suite is not None:
             raise ValueError(f"--suite {suite} and --method were both given; expected one of them")
@@ -526,11 +679,16 @@ def run(
         )
     else:
         if given := [flag for flag, value in flags.items() if value]:
-            raise ValueError(f"{', '.join(given)} without --method; expected --method NAME too (a suite states its own)")
+            raise ValueError(
+                f"{', '.join(given)} without --method; expected --method NAME too (a suite states its own)"
+            )
         chosen = plan.load(suite or "embedded")
         count = _seeds(seeds) if seeds else chosen.seeds
         chosen = chosen.model_copy(
-            update={"seeds": list(range(count)) if isinstance(count, int) else count, "repeats": repeats or chosen.repeats}
+            update={
+                "seeds": list(range(count)) if isinstance(count, int) else count,
+                "repeats": repeats or chosen.repeats,
+            }
         )
     cells = plan.cells(chosen)
     from ddbench import executors, runner  # the plan is checked before torch is loaded
@@ -538,7 +696,14 @@ def run(
     runner.validate(cells)
     silent = quiet or as_json
     context = _context(
-        runs, device, precision, engine, memory_limit, force=not only_missing, quiet=silent, budget=_budget(time_budget)
+        runs,
+        device,
+        precision,
+        engine,
+        memory_limit,
+        force=not only_missing,
+        quiet=silent,
+        budget=_budget(time_budget),
     )
     if not silent:
         cloup.echo(f"{chosen.name or 'run'}: {len(cells)} cells -> {runs}", err=True)
@@ -558,10 +723,17 @@ def run(
         tables, made, unreadable = _boards([Path(runs)], boards)
         _warn(unreadable)
         mine = {c.distil.dataset for c in cells}
-        text = "\n".join(board.markdown(t) for t in tables if t.dataset in mine or t.dataset.partition("?")[0] in mine)
+        text = "\n".join(
+            board.markdown(t) for t in tables if t.dataset in mine or t.dataset.partition("?")[0] in mine
+        )
     document = {
         "cells": [
-            {"cell": o.cell.model_dump(), "status": o.status, "reason": o.reason, "record": o.record.model_dump() if o.record else None}
+            {
+                "cell": o.cell.model_dump(),
+                "status": o.status,
+                "reason": o.reason,
+                "record": o.record.model_dump() if o.record else None,
+            }
             for o in summary.outcomes
         ],
         "boards": [str(p) for p in made],
@@ -581,15 +753,30 @@ def run(
     option("--dataset", default="digits", metavar="NAME", help="data set, or imagefolder:PATH"),
     option("--ipc", type=int, default=1, metavar="N", help="synthetic images per class"),
     option("--seed", type=cloup.IntRange(min=0), default=0, metavar="N", help="decides every random number"),
-    option("--recipe", default="auto", metavar="NAME", help="named hyperparameters; auto: the authors' where they fit"),
-    option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="override one field of the method; repeatable"),
+    option(
+        "--recipe",
+        default="auto",
+        metavar="NAME",
+        help="named hyperparameters; auto: the authors' where they fit",
+    ),
+    option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="override one field of the method; repeatable",
+    ),
 )
 @option_group(
     "where to",
     option("--out", type=cloup.Path(path_type=Path), help="copy the set to this file (.safetensors)"),
     _runs,
     option("--force", is_flag=True, help="distil again even if the set is there"),
-    option("--time-budget", metavar="TIME", help="stop at a checkpoint after so long, such as 9m; run again to go on"),
+    option(
+        "--time-budget",
+        metavar="TIME",
+        help="stop at a checkpoint after so long, such as 9m; run again to go on",
+    ),
 )
 @_how
 @_quiet
@@ -620,14 +807,26 @@ def distill(
     _data_root(data_root)
     _plugins(plugins)
     chosen = plan.from_flags(
-        methods=[method], datasets=[dataset], ipc=[ipc], seeds=[seed], recipe=recipe, settings=plan.parse_settings(settings)
+        methods=[method],
+        datasets=[dataset],
+        ipc=[ipc],
+        seeds=[seed],
+        recipe=recipe,
+        settings=plan.parse_settings(settings),
     )
     (cell, *_) = plan.cells(chosen)
     from ddbench import runner, sets
 
     runner.validate([cell])
     context = _context(
-        runs, device, precision, engine, memory_limit, force=force, quiet=quiet or as_json, budget=_budget(time_budget)
+        runs,
+        device,
+        precision,
+        engine,
+        memory_limit,
+        force=force,
+        quiet=quiet or as_json,
+        budget=_budget(time_budget),
     )
     session = runner.Session(context)
     try:
@@ -635,22 +834,46 @@ def distill(
     except runner.BudgetUsedUp as stopped:
         path = session.run.set_path(session.set_key(cell.distil))
         if not path.exists():
-            raise TimeoutError(f"{stopped}; nothing to show yet: give it more time (run again to go on)") from None
+            raise TimeoutError(
+                f"{stopped}; nothing to show yet: give it more time (run again to go on)"
+            ) from None
     if out is not None:
         sets.write(out, sets.read(path))
     header = sets.read_header(path)
     card = header["card"]
-    facts = {"set": str(out or path), **{k: card[k] for k in ("method", "recipe", "dataset", "ipc", "seed", "partial", "cost", "settings")}}
+    facts = {
+        "set": str(out or path),
+        **{k: card[k] for k in ("method", "recipe", "dataset", "ipc", "seed", "partial", "cost", "settings")},
+    }
     _say(as_json, facts, "\n".join(f"{k}: {v}" for k, v in facts.items()))
 
 
-@cli.command(epilog=_example("ddbench evaluate dm.safetensors --protocol quick --network ConvNetD2W32 --network MLP"))
-@cloup.argument("sets", nargs=-1, required=True, type=cloup.Path(exists=True, path_type=Path), help="distilled sets (.safetensors)")
+@cli.command(
+    epilog=_example("ddbench evaluate dm.safetensors --protocol quick --network ConvNetD2W32 --network MLP")
+)
+@cloup.argument(
+    "sets",
+    nargs=-1,
+    required=True,
+    type=cloup.Path(exists=True, path_type=Path),
+    help="distilled sets (.safetensors)",
+)
 @option_group(
     "under which protocol",
     option("--protocol", default="quick", metavar="NAME", help="see: ddbench list protocols"),
-    option("--network", "networks", multiple=True, metavar="NAME", help="students; repeatable (default: the protocol's own)"),
-    option("--repeats", type=cloup.IntRange(min=1), metavar="N", help="students a network (default: the protocol's)"),
+    option(
+        "--network",
+        "networks",
+        multiple=True,
+        metavar="NAME",
+        help="students; repeatable (default: the protocol's own)",
+    ),
+    option(
+        "--repeats",
+        type=cloup.IntRange(min=1),
+        metavar="N",
+        help="students a network (default: the protocol's)",
+    ),
     option("--seed", type=cloup.IntRange(min=0), default=0, metavar="N", help="decides the students"),
     option("--dataset", metavar="NAME", help="real data to test on (default: the set's own)"),
 )
@@ -712,8 +935,20 @@ def evaluate(
 
 
 @cli.command(epilog=_example("ddbench board --runs runs --out leaderboards"))
-@option("--runs", multiple=True, type=cloup.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR", help="run folder; repeatable (default: runs)")
-@option("--out", default="leaderboards", type=cloup.Path(path_type=Path), metavar="DIR", help="where the tables go")
+@option(
+    "--runs",
+    multiple=True,
+    type=cloup.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="run folder; repeatable (default: runs)",
+)
+@option(
+    "--out",
+    default="leaderboards",
+    type=cloup.Path(path_type=Path),
+    metavar="DIR",
+    help="where the tables go",
+)
 @option("--plots/--no-plots", default=True, help="accuracy over ipc and over bytes")
 @_quiet
 @_as_json
@@ -728,7 +963,10 @@ def board(runs: tuple[Path, ...], out: Path, plots: bool, quiet: bool, as_json: 
         raise FileNotFoundError(
             f"no records in {', '.join(str(f) for f in folders)}; expected a run folder (see: ddbench run --runs DIR)"
         )
-    document = {"boards": [str(p) for p in made], "rows": {b.dataset: json.loads(b.table.to_json(orient="records")) for b in boards}}
+    document = {
+        "boards": [str(p) for p in made],
+        "rows": {b.dataset: json.loads(b.table.to_json(orient="records")) for b in boards},
+    }
     shown = "" if quiet else "\n".join(board_.markdown(b) for b in boards) + "\n"
     _say(as_json, document, shown + "\n".join(str(p) for p in made))
 
@@ -737,7 +975,11 @@ def board(runs: tuple[Path, ...], out: Path, plots: bool, quiet: bool, as_json: 
 
 
 def _explain(error: BaseException) -> str:
-    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error) or type(error).__name__
+    return (
+        str(error.args[0])
+        if isinstance(error, KeyError) and error.args
+        else str(error) or type(error).__name__
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

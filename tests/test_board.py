@@ -12,7 +12,9 @@ from ddbench.records import Bytes, Cell, DistilCell, Provenance, Record, Score, 
 
 
 def record(method="random", seed=0, values=(0.5,), ipc=1, protocol="quick", status="ok", **what):
-    distil = DistilCell(method=method, dataset="digits", ipc=ipc, seed=seed, settings=what.pop("settings", {}))
+    distil = DistilCell(
+        method=method, dataset="digits", ipc=ipc, seed=seed, settings=what.pop("settings", {})
+    )
     fields = dict(
         key=f"{method}-{ipc}-{seed}-{protocol}-{status}",
         set_key="s",
@@ -79,7 +81,10 @@ def test_ranks_are_inside_one_ipc_protocol_and_network():
 
 
 def test_only_last_epoch_scores_count():
-    scores = [Score(value=0.2, network="ConvNet", seed=0), Score(value=0.9, network="ConvNet", seed=0, chosen_by="best-epoch", chosen_on="test")]
+    scores = [
+        Score(value=0.2, network="ConvNet", seed=0),
+        Score(value=0.9, network="ConvNet", seed=0, chosen_by="best-epoch", chosen_on="test"),
+    ]
     assert row([record(scores=scores)], method="random")["top1_pct_mean"] == pytest.approx(20)
 
 
@@ -89,7 +94,9 @@ def test_records_of_other_protocol_minor_versions_are_not_pooled():
 
 
 def test_newest_record_of_a_cell_stands_and_the_older_ones_are_counted():
-    made = board.make([record(values=(0.1,), created="2026-01-01"), record(values=(0.9,), created="2026-01-02")])[0]
+    made = board.make(
+        [record(values=(0.1,), created="2026-01-01"), record(values=(0.9,), created="2026-01-02")]
+    )[0]
     assert made.table["top1_pct_mean"].tolist() == [pytest.approx(90)]
     assert "1 older records" in board.markdown(made)
 
@@ -111,7 +118,9 @@ def test_settings_that_differ_make_rows_of_their_own():
 
 
 def test_quick_boards_say_that_they_are_not_comparable():
-    assert "not comparable with published numbers" in board.markdown(board.make([record(comparable=False)])[0])
+    assert "not comparable with published numbers" in board.markdown(
+        board.make([record(comparable=False)])[0]
+    )
 
 
 def test_writing_makes_tables_and_plots(tmp_path):
@@ -142,7 +151,12 @@ def test_interval_holds_the_mean(values):
 
 
 def test_bytes_read_well():
-    assert [board.human_bytes(n) for n in (12, 1230, 4_500_000, 6e9)] == ["12 B", "1.2 kB", "4.5 MB", "6.0 GB"]
+    assert [board.human_bytes(n) for n in (12, 1230, 4_500_000, 6e9)] == [
+        "12 B",
+        "1.2 kB",
+        "4.5 MB",
+        "6.0 GB",
+    ]
 
 
 def test_boards_need_no_torch():

@@ -18,6 +18,7 @@ from ddbench.augment.classic import ClassicDC
 from ddbench.augment.dsa import DSA
 from ddbench.augment.views import Views, batches, mix_rows
 from ddbench.contract import Items
+from ddbench.nets.classic import Trunk
 from ddbench.nets.convnet import ConvNet
 from ddbench.seeding import Generators
 from ddbench.train.labels import batch_inputs
@@ -58,7 +59,8 @@ def losses(
     Args:
         plan: names the loss.  ``ce``: cross-entropy with the soft targets where there are any, else with ``ids``.  ``kl``: of
             softmax(target / T) from softmax(logits / T), summed over classes.  ``mse``: mean over classes of the squared
-            distance of the logits from the soft targets.  ``mse-gt``: that plus ``hard_weight`` times the cross-entropy with ids.
+            distance of the logits from the soft targets.  ``mse-gt``: that plus ``hard_weight`` times the
+            cross-entropy with ids.
         logits: (..., b, K).
         ids: (..., b).
         soft: (..., b, K), with its kind.
@@ -75,7 +77,9 @@ def losses(
 
     def hard() -> Tensor:
         if ids is None:
-            raise ValueError(f"loss {plan.loss!r} needs label ids, which the set does not have; use loss 'kl' or 'mse'")
+            raise ValueError(
+                f"loss {plan.loss!r} needs label ids, which the set does not have; use loss 'kl' or 'mse'"
+            )
         rows = F.cross_entropy(logits.flatten(0, -2), ids.flatten(), reduction="none")
         return rows.view(ids.shape)
 
@@ -85,7 +89,9 @@ def losses(
         else:
             rows = -(_soft_probabilities(soft, kind, 1) * F.log_softmax(logits, -1)).sum(-1)
     elif soft is None:
-        raise ValueError(f"loss {plan.loss!r} needs soft targets or a labeller, which the set does not have; use loss 'ce'")
+        raise ValueError(
+            f"loss {plan.loss!r} needs soft targets or a labeller, which the set does not have; use loss 'ce'"
+        )
     elif plan.loss == "kl":
         p = _soft_probabilities(soft, kind, plan.temperature)
         q = F.log_softmax(logits / plan.temperature, -1)
@@ -121,6 +127,7 @@ class Step:
 @dataclass
 class _Planned:
     epoch: int
+    number: int
     last: bool
     rows: Tensor
     draws: list[Any]
@@ -195,7 +202,11 @@ class Feed:
             orders.append(torch.randperm(n, generator=g("order")) if law is None else law(epoch, g).cpu())
         order = torch.stack(orders)
         for rows in order.split(self.plan.batch, dim=1):
-            if rows.shape[1] == self.plan.batch or not self.plan.drop_last or order.shape[1] < self.plan.batch:
+            if (
+                rows.shape[1] == self.plan.batch
+                or not self.plan.drop_last
+                or order.shape[1] < self.plan.batch
+            ):
                 yield rows
 
     def __iter__(self) -> Iterator[Step]:
@@ -219,7 +230,7 @@ class Feed:
                     draws = [self.augment.draw(b, shape, g("augment")) for g in self.generators]
                 taken += 1
                 last = number == len(batches_) - 1 or taken == cap
-                planned.append(_Planned(epoch, last, rows, draws, inputs))
+                planned.append(_Planned(epoch, number, last, rows, draws, inputs))
                 if len(planned) == self._ahead or taken == cap:
                     yield from self._prepare(planned)
                     planned = []
@@ -243,7 +254,9 @@ class Feed:
                 with torch.no_grad():
                     x = self.augment.apply_groups(x.flatten(0, 1), draws).view(x.shape)
             on_device = self._on_device(rows)
-            ids, soft, weights = (None if t is None else t[on_device] for t in (self.ids, self.soft, self.weights))
+            ids, soft, weights = (
+                None if t is None else t[on_device] for t in (self.ids, self.soft, self.weights)
+            )
             for at, i in enumerate(which):
                 p = planned[i]
                 at_ids, at_soft, at_weights = (None if t is None else t[at] for t in (ids, soft, weights))
@@ -251,14 +264,14 @@ class Feed:
                 if self.answers is not None:
                     labeller = self.items.labeller
                     seen = clean if labeller is not None and labeller.sees == "clean" else x
-                    at_soft, kind = self._answered(p, i, seen[at]), "logits"
+                    at_soft, kind = self._answered(p, seen[at]), "logits"
                 ready[i] = Step(p.epoch, p.last, x[at], at_ids, at_soft, kind, at_weights)
         for i in range(len(planned)):
             yield ready.pop(i)
 
-    def _answered(self, p: _Planned, number: int, inputs: Tensor) -> Tensor:
+    def _answered(self, p: _Planned, inputs: Tensor) -> Tensor:
         assert self.answers is not None
-        told = [self.answers(p.epoch, number, r, x) for r, x in zip(p.rows, inputs, strict=True)]
+        told = [self.answers(p.epoch, p.number, r, x) for r, x in zip(p.rows, inputs, strict=True)]
         return torch.stack(told).to(self.device, self.dtype)
 
     def _viewed(self, epoch: int) -> Iterator[Step]:
@@ -274,7 +287,13 @@ class Feed:
             many = len(self.generators)
             grown = [None if t is None else t.expand(many, *t.shape) for t in (ids, soft, weights)]
             yield Step(
-                epoch, number == len(parts) - 1, inputs.expand(many, *inputs.shape), grown[0], grown[1], kind, grown[2]
+                epoch,
+                number == len(parts) - 1,
+                inputs.expand(many, *inputs.shape),
+                grown[0],
+                grown[1],
+                kind,
+                grown[2],
             )
 
     def _viewed_targets(
@@ -282,7 +301,9 @@ class Feed:
     ) -> tuple[Tensor | None, Tensor | None, str, Tensor | None]:
         size = (int(inputs.shape[-2]), int(inputs.shape[-1]))
         on_device = self._on_device(rows)
-        ids, soft, weights = (None if t is None else t[on_device] for t in (self.ids, self.soft, self.weights))
+        ids, soft, weights = (
+            None if t is None else t[on_device] for t in (self.ids, self.soft, self.weights)
+        )
         kind = self.items.kind
         if self.answers is not None:  # the labeller saw the mixed view itself
             answered = self.answers(epoch, number, rows, inputs).to(self.device, self.dtype)
@@ -331,6 +352,9 @@ def _chain(net: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]] | No
             for part in ("conv", "norm", "activation", "pool"):
                 found.append((f"blocks.{i}.{part}.", getattr(block, part)))
         return [*found, ("", nn.Flatten()), ("classifier.", net.classifier)]
+    if isinstance(net, Trunk):
+        trunk = _chain(net.trunk, "trunk.")
+        return None if trunk is None else [*trunk, ("classifier.", net.classifier)]
     if isinstance(net, nn.Sequential):
         chains = [_chain(child, f"{prefix}{name}.") for name, child in net.named_children()]
         return None if any(c is None for c in chains) else [pair for c in chains if c for pair in c]
@@ -353,7 +377,9 @@ class Stacked:
     def __init__(self, net: nn.Module) -> None:
         chain = _chain(net)
         if chain is None:
-            raise ValueError(f"{type(net).__name__} is no plain chain of layers, so students of it cannot be stacked")
+            raise ValueError(
+                f"{type(net).__name__} is no plain chain of layers, so students of it cannot be stacked"
+            )
         self.chain = chain
 
     @staticmethod
@@ -367,9 +393,13 @@ class Stacked:
         Running statistics are updated in place.
         """
         groups, b = x.shape[:2]
-        x = x.transpose(0, 1).flatten(1, 2)  # (b, G * C, H, W) until the flattening, (G, b, features) after it
+        x = x.transpose(0, 1).flatten(
+            1, 2
+        )  # (b, G * C, H, W) until the flattening, (G, b, features) after it
         for prefix, layer in self.chain:
-            own = {name: tensors.get(prefix + name) for name in ("weight", "bias", "running_mean", "running_var")}
+            own = {
+                name: tensors.get(prefix + name) for name in ("weight", "bias", "running_mean", "running_var")
+            }
             weight, bias = own["weight"], own["bias"]
             flat_bias = None if bias is None else bias.flatten()
             if isinstance(layer, _ELEMENTWISE):

@@ -69,7 +69,8 @@ def train_networks(
 ) -> list[Trained]:
     """The networks of a recipe, from the cache where it has them, else trained on nine tenths of the images.
 
-    SGD at a constant learning rate on shuffled batches (the last short one is kept), cross-entropy; the accuracy is
+    SGD at a constant learning rate on shuffled batches (the last short one is kept unless it is a single image, which
+    batch norm cannot train on), cross-entropy; the accuracy is
     measured on the tenth of each class that ``recipe.seed`` holds out.
 
     Args:
@@ -223,7 +224,7 @@ def _train(
             order = kept[torch.randperm(len(kept), generator=chance("order"))]
             for batch in torch.split(order, recipe.batch):
                 if len(batch) == 1 and len(order) > 1:
-                    continue  # batch norm cannot train on a single image
+                    continue
                 x = train.space.real_to_input(take(train, batch, device))
                 if dsa is not None:
                     x = dsa.apply(x, dsa.draw(len(x), train.shape, chance("augment")))

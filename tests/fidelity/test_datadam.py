@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import blobs
 
 from ddbench import registry
 from ddbench.matching.features import (
@@ -14,7 +15,6 @@ from ddbench.matching.features import (
     class_mean_distance,
 )
 from ddbench.task import RunTask
-from conftest import blobs
 
 F_MAPS = torch.arange(16.0).reshape(2, 2, 2, 2) - 6
 G_MAPS = torch.tensor([[[[1.0, -2], [0, 3]], [[2, 0], [1, -1]]]])

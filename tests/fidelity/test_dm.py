@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import blobs
 
 from ddbench import registry
 from ddbench.augment.dsa import DSA
 from ddbench.matching.features import RandomNetworks, class_mean_distance, embedding_features
 from ddbench.task import RunTask
-from conftest import blobs
 
 
 def of_one_class(rows: list[list[float]]) -> torch.Tensor:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import blobs
 
 from ddbench.matching.selection import class_pools, herding, k_center, random_choice
-from conftest import blobs
 
 P = torch.tensor([(0, 0), (1, 0.2), (0.3, 1), (4, 4.1), (5, 3.8), (9, 0.5), (-2, 3)])
 
@@ -43,7 +43,9 @@ def test_both_agree_with_the_rule_written_out() -> None:
     mean, chosen = x.mean(0), []
     for t in range(1, 13):
         residual = t * mean - x[chosen].sum(0)
-        chosen.append(min((i for i in range(40) if i not in chosen), key=lambda i: float((residual - x[i]).norm())))
+        chosen.append(
+            min((i for i in range(40) if i not in chosen), key=lambda i: float((residual - x[i]).norm()))
+        )
     assert herding(x, 12).tolist() == chosen
     centers = [7]
     while len(centers) < 12:
@@ -61,7 +63,9 @@ def test_random_differs_by_seed_and_gives_distinct_members_of_each_class() -> No
 
 
 def test_counts_and_starts_outside_the_points_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"features are \(7, 2\) and count is 8; expected \(n, d\) and 1 to n"):
+    with pytest.raises(
+        ValueError, match=r"features are \(7, 2\) and count is 8; expected \(n, d\) and 1 to n"
+    ):
         herding(P, 8)
     with pytest.raises(ValueError, match="count is 0"):
         k_center(P, 0, 0)

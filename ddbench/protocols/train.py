@@ -1,0 +1,208 @@
+"""A row of settings, usable: which sets it accepts, and how it scores one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ddbench import codecs, registry
+from ddbench.contract import DistilledSet, Items, Labeller, RealData, Space
+from ddbench.protocols.rows import ProtocolRow
+from ddbench.records import Score
+from ddbench.seeding import Generators
+from ddbench.train.engine import EngineOptions, Progress, Trainees, tested, train_students
+from ddbench.train.labels import answer, answer_items, check_plan, load_networks
+from ddbench.train.students import AnswerView
+from ddbench.trainplan import TrainPlan
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a protocol found out about a set."""
+
+    scores: list[Score]
+    """One a student, in the order of the generators."""
+    engine: str
+    """The path that ran: plain, compiled, stacked, stacked-compiled."""
+    compile_s: float = 0.0
+    wall_s: float = 0.0
+    """Training and testing, without ``compile_s``."""
+
+
+def whole_split(distilled: DistilledSet) -> bool:
+    """Whether a set is all of its training split: a subset that names each of its images."""
+    if distilled.codec.name != "subset" or "indices" not in distilled.tensors:
+        return False
+    distinct = len(distilled.tensors["indices"].unique())
+    try:
+        known = registry.facts("datasets", distilled.card.dataset).keywords.get("train")
+    except (
+        LookupError,
+        registry.PluginError,
+    ):  # a folder of the user's: the card says that ipc does not apply
+        return distilled.card.ipc == 0
+    return distinct == known if isinstance(known, int) else distilled.card.ipc == 0
+
+
+@dataclass(frozen=True)
+class RowProtocol:
+    """A protocol that trains fresh students by a TrainPlan and tests them after the last epoch."""
+
+    row: ProtocolRow
+
+    @property
+    def name(self) -> str:
+        return self.row.name
+
+    @property
+    def version(self) -> str:
+        return self.row.version
+
+    @property
+    def comparable(self) -> bool:
+        return self.row.comparable
+
+    @property
+    def plan(self) -> TrainPlan:
+        return self.row.plan
+
+    def accepts(self, distilled: DistilledSet) -> str | None:
+        """Why this protocol cannot score a set, or None."""
+        targets, plan, name = distilled.targets, self.plan, self.name
+        if distilled.kind != "image":
+            return f"protocol {name} trains image classifiers, and this is a set of kind {distilled.kind!r}"
+        if "images" not in distilled.tensors and distilled.program is not None and not distilled.tensors:
+            return f"protocol {name} trains on items, and this set has none beside its program; use native"
+        whole = whole_split(distilled)
+        if whole and self.row.data != "full":
+            return (
+                f"protocol {name} would train {plan.epochs:,} epochs on the whole training split; "
+                f"use a capped one: {_full_twins()}"
+            )
+        if self.row.data == "full" and not whole:
+            return f"protocol {name} is for the whole training split only; use {name.removesuffix('-full')}"
+        labeller = targets.labeller
+        if plan.loss == "ce" and targets.kind == "values":
+            return f"protocol {name} trains by cross-entropy, and the set's soft targets are free values; they need an mse loss"
+        if labeller is not None and plan.loss == "ce":
+            return f"protocol {name} trains by cross-entropy, and the set's labeller answers with logits; they need a kl or mse loss"
+        if plan.loss in ("kl", "mse", "mse-gt") and targets.soft is None and labeller is None:
+            return f"protocol {name} needs soft targets or a labeller (loss {plan.loss}), and the set has hard labels only"
+        if (
+            plan.loss in ("ce", "mse-gt")
+            and targets.ids is None
+            and (plan.loss == "mse-gt" or targets.soft is None)
+        ):
+            return f"protocol {name} needs label ids (loss {plan.loss}), and the set has none"
+        if labeller is not None and labeller.views is not None:
+            if plan.views is None:
+                return f"protocol {name} draws its own batches, and the set's labels belong to the views of a plan"
+            try:
+                check_plan(labeller, plan.views)
+            except ValueError as error:
+                return f"protocol {name}: {error}"
+        return None
+
+    def evaluate(
+        self,
+        distilled: DistilledSet,
+        real: RealData,
+        network: str,
+        generators: Sequence[Generators],
+        options: EngineOptions | None = None,
+        progress: Progress | None = None,
+    ) -> Evaluation:
+        """Train one fresh student for each family of generators and test it after its last epoch.
+
+        Args:
+            distilled: a set that :meth:`accepts`.
+            real: training split (subsets name images of it) and test split.
+            network: registered name.
+            generators: one family a student; nothing else is random.
+            options: device, precision, path.
+            progress: called with (epochs done, epochs in all, mean loss); may raise to stop.
+
+        Raises:
+            ValueError: a set that is not accepted, or whose parts do not fit the data.
+            FloatingPointError: a student diverged.
+        """
+        self._check(distilled)
+        options = options or EngineOptions()
+        begun = time.perf_counter()
+        found = make_items(distilled, real, options)
+        found, answers = _labelled(distilled, found, real, self.plan, options)
+        trainees = train_students(
+            found, self.plan, network, generators, options, progress, answers, distilled.tensors
+        )
+        return score(trainees, distilled, real, generators, options, begun)
+
+    def _check(self, distilled: DistilledSet) -> None:
+        reason = self.accepts(distilled)
+        if reason:
+            raise ValueError(reason)
+
+
+def _full_twins() -> str:
+    from ddbench.protocols.rows import ROWS
+
+    return ", ".join(name for name, row in ROWS.items() if row.data == "full")
+
+
+def make_items(distilled: DistilledSet, real: RealData, options: EngineOptions) -> Items:
+    """The items of a set on the device of the options."""
+    limit = {} if options.memory_limit_mib is None else {"memory_limit_mib": options.memory_limit_mib}
+    return codecs.items(distilled, real.train, options.device, options.dtype, **limit)
+
+
+def _labelled(
+    distilled: DistilledSet, items: Items, real: RealData, plan: TrainPlan, options: EngineOptions
+) -> tuple[Items, AnswerView | None]:
+    """Items with the answers of their labeller: fixed ones as soft targets, others asked for view by view.
+
+    Stored answers are a function of the views, so networks that answer while the student trains say the same, rounded as
+    stored ones are.
+    """
+    labeller = items.labeller
+    if labeller is None:
+        return items, None
+    shape = real.train.shape
+    networks = load_networks(labeller, distilled, shape, items.classes, device=options.device)
+    if labeller.sees == "clean" and items.visit is None:
+        from dataclasses import replace
+
+        soft = answer_items(items, labeller, networks).to(options.dtype)
+        return replace(items, soft=soft, kind="logits", labeller=None), None
+    return items, _answering(labeller, networks, items.space, rounded=labeller.views is not None)
+
+
+def _answering(
+    labeller: Labeller, networks: Sequence[torch.nn.Module], space: Space | None, rounded: bool
+) -> AnswerView:
+    def ask(epoch: int, batch: int, rows: Tensor, inputs: Tensor) -> Tensor:
+        logits = answer(labeller, networks, inputs.float(), space)
+        return logits.half() if rounded else logits
+
+    return ask
+
+
+def score(
+    trainees: Trainees,
+    distilled: DistilledSet,
+    real: RealData,
+    generators: Sequence[Generators],
+    options: EngineOptions,
+    begun: float,
+) -> Evaluation:
+    """Test trained students; ``begun`` is the clock at which the evaluation began."""
+    space = distilled.space or real.train.space
+    accuracies, compile_s = tested(trainees, real.test, space, options)
+    compile_s += trainees.compile_s
+    scores = [
+        Score(metric="top1", value=value, network=trainees.network, seed=g.seed)
+        for value, g in zip(accuracies, generators, strict=True)
+    ]
+    return Evaluation(scores, trainees.path, compile_s, max(0.0, time.perf_counter() - begun - compile_s))

@@ -1,0 +1,690 @@
+"""The engine: trains fresh students on the items of a set, and tests them.
+
+Four paths give the same losses up to rounding (``tests/plain.py`` is the readable twin): ``plain``, one student after the
+other; ``compiled``, the same through torch.compile, one graph for all students; ``stacked``, all students as one network
+of grouped convolutions; ``stacked-compiled``.  Which one runs follows from shapes and counts alone (:func:`choose_path`),
+never from a measurement, so that the same cell takes the same path, and gives the same bits, wherever it runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import ctypes
+import functools
+import logging
+import platform
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ddbench.contract import ImageData, Items, Space
+from ddbench.nets.build import build, init_parameters, initialise_, skeleton
+from ddbench.nets.names import canonical
+from ddbench.seeding import Generators
+from ddbench.train.students import AnswerView, Feed, Stacked, Step, input_shape, losses, total_steps
+from ddbench.trainplan import TrainPlan
+
+PATHS = ("plain", "compiled", "stacked", "stacked-compiled")
+PRECISIONS = ("fp32", "tf32", "bf16", "float64")
+
+STACK_BELOW = 100e6
+"""On CPU, students are stacked where one student's forward step has fewer multiply-adds: 5 students on 8x8 digits gain 2 to 4
+times at 2e6 to 2e7; at 5e8 (32x32 colour, width 128) the arithmetic rules and stacking gains nothing."""
+COMPILE_ABOVE_S = 10.0
+"""Compiled where the plain loop would take longer than this by the estimate below: compiling costs 3 to 15 s."""
+_STEP_S = 5e-4
+_FLOPS = 60e9
+"""Estimate of the plain loop on two CPU cores: half a millisecond a step, and 6 operations a multiply-add at this rate."""
+_TEST_BATCH = {"cpu": 256, "cuda": 1024}
+
+Progress = Callable[..., None]
+"""progress(done, total, loss): epochs done of the epochs in all (of all students), mean training loss of late."""
+
+_log = logging.getLogger("ddbench")
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How to compute; nothing here changes results beyond rounding.
+
+    Raises:
+        ValueError: an unknown precision or path.
+    """
+
+    device: torch.device | str = "cpu"
+    precision: str = "fp32"
+    """``fp32`` | ``tf32`` | ``bf16`` (autocast; weights stay float32) | ``float64`` (for tests)."""
+    path: str = "auto"
+    """``auto`` (by :func:`choose_path`), or one of the four paths."""
+    memory_limit_mib: float | None = None
+    """Decoded items above it are decoded a batch at a time; None: the decoder's default."""
+
+    def __post_init__(self) -> None:
+        for name, value, valid in (
+            ("precision", self.precision, PRECISIONS),
+            ("path", self.path, ("auto", *PATHS)),
+        ):
+            if value not in valid:
+                raise ValueError(f"engine {name} is {value!r}; expected one of {', '.join(valid)}")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of inputs and weights."""
+        return torch.float64 if self.precision == "float64" else torch.float32
+
+
+@dataclass(frozen=True, eq=False)
+class Trainees:
+    """Trained students and how they were trained."""
+
+    network: str
+    shape: tuple[int, int, int]
+    """(C, H, W) of their inputs."""
+    classes: int
+    states: tuple[dict[str, Tensor], ...]
+    """Parameters and buffers by name, one dict a student."""
+    losses: Tensor
+    """(students, steps), training loss of every step, on the CPU."""
+    path: str
+    """The path that ran."""
+    compile_s: float = 0.0
+    train_s: float = 0.0
+    """Without ``compile_s``."""
+
+
+# ------------------------------------------------------------------------------------------------ set-up
+
+
+@functools.lru_cache(maxsize=1)
+def keep_freed_memory() -> bool:
+    """Ask glibc to keep freed memory instead of returning it to the system; True where that was possible.
+
+    Activations of tens of MiB are else mapped and unmapped at every step: keeping them gave 1.3 to 2.3 times the speed.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    try:
+        libc = ctypes.CDLL(None)
+        m_mmap_threshold, m_trim_threshold, m_top_pad = -3, -1, -2
+        options = ((m_mmap_threshold, 1 << 30), (m_trim_threshold, (1 << 31) - 1), (m_top_pad, 64 << 20))
+        return all([libc.mallopt(option, value) == 1 for option, value in options])
+    except (OSError, AttributeError):  # another C library after all: only slower
+        return False
+
+
+@contextlib.contextmanager
+def _precision(options: EngineOptions) -> Iterator[None]:
+    """fp32 means fp32: cuDNN's TF32 is on by default."""
+    tf32 = options.precision == "tf32"
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def _autocast(options: EngineOptions, device: torch.device) -> Any:
+    return torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16")
+
+
+def _architecture(network: str, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """A module that shows the layers; on the meta device where it is one of ours."""
+    return build(network, shape, classes) if ":" in network else skeleton(network, shape, classes)
+
+
+@functools.lru_cache(maxsize=64)
+def multiply_adds(network: str, shape: tuple[int, int, int], classes: int) -> float:
+    """Multiply-adds of convolutions and linear layers in one image's forward pass."""
+    net = copy.deepcopy(_architecture(network, shape, classes)).eval()
+    total = 0.0
+
+    def count(layer: nn.Module, _: Any, out: Tensor) -> None:
+        nonlocal total
+        weight = layer.weight
+        total += weight[0].numel() * (out[0].numel() if isinstance(layer, nn.Conv2d) else out.numel())
+
+    for layer in net.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            layer.register_forward_hook(count)
+    with torch.no_grad():
+        net(torch.zeros(1, *shape, device=next(net.parameters()).device))
+    return total
+
+
+def choose_path(
+    network: str,
+    shape: tuple[int, int, int],
+    classes: int,
+    items: int,
+    plan: TrainPlan,
+    students: int,
+    device: str = "cpu",
+    alone: bool = False,
+) -> str:
+    """The path that pays, from shapes and counts alone.
+
+    Students are stacked where there are several, the network is a chain of layers and, on CPU, a step is small
+    (``STACK_BELOW``).  On CPU the step is compiled where the plain loop would be long (``COMPILE_ABOVE_S``); on CUDA
+    ``auto`` never compiles.
+
+    Args:
+        network, shape, classes: the architecture on (C, H, W) inputs.
+        items: n, of the set.
+        plan: batch and number of steps.
+        students: how many.
+        device: ``cpu`` | ``cuda``.
+        alone: the students need the plain path (view plans, labellers).
+    """
+    if alone:
+        return "plain"
+    batch = min(plan.batch, items)
+    step = batch * multiply_adds(network, shape, classes)
+    fits = students > 1 and Stacked.fits(_architecture(network, shape, classes))
+    if device != "cpu":
+        return "stacked" if fits else "plain"
+    stacked = fits and step < STACK_BELOW
+    estimate_s = students * total_steps(items, plan) * (_STEP_S + 6 * step / _FLOPS)
+    if estimate_s < COMPILE_ABOVE_S:
+        return "stacked" if stacked else "plain"
+    return "stacked-compiled" if stacked else "compiled"
+
+
+def optimiser(
+    plan: TrainPlan, named: Sequence[tuple[str, Tensor]], lr: float, stacked: bool = False
+) -> torch.optim.Optimizer:
+    """The plan's optimiser over parameters by name; ``stacked`` parameters have one more dimension in front.
+
+    Every update is elementwise, so one optimiser over stacked parameters is one a student.
+    """
+    if plan.decay_on == "all":
+        groups = [{"params": [p for _, p in named], "weight_decay": plan.weight_decay}]
+    else:
+        matrices = [p for name, p in named if "weight" in name and p.dim() - stacked > 1]
+        chosen = {id(p) for p in matrices}
+        groups = [
+            {"params": matrices, "weight_decay": plan.weight_decay},
+            {"params": [p for _, p in named if id(p) not in chosen], "weight_decay": 0.0},
+        ]
+    if plan.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=plan.momentum, nesterov=plan.nesterov, fused=True)
+    kind = torch.optim.Adam if plan.optimiser == "adam" else torch.optim.AdamW
+    return kind(groups, lr=lr, fused=True)
+
+
+# ------------------------------------------------------------------------------------------------ compiling
+
+_COMPILED: dict[Any, _Program] = {}
+_KEPT = 8
+_broken = False
+
+
+@dataclass(eq=False)
+class _Program:
+    """A compiled function with the module (or stacked tensors) that it reads, reused by every student."""
+
+    call: Callable[..., Tensor]
+    owner: Any
+    warmed: set[Any] = field(default_factory=set)
+
+
+def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
+    import torch._dynamo.config as dynamo  # heavy, and only where something is compiled
+
+    for limit in (
+        "recompile_limit",
+        "cache_size_limit",
+    ):  # counted over all networks: they share these few functions
+        if hasattr(dynamo, limit):
+            setattr(dynamo, limit, max(256, getattr(dynamo, limit)))
+    made: Callable[..., Any] = torch.compile(function, dynamic=False)
+    return made
+
+
+def _tell_once(error: BaseException) -> None:
+    global _broken
+    if not _broken:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[0] if lines else type(error).__name__
+        _log.warning(
+            "torch.compile does not work here (%s); training goes on uncompiled, only slower", reason[:200]
+        )
+    _broken = True
+
+
+def _warm(program: _Program, what: Any, trial: Callable[[], None]) -> tuple[float, bool]:
+    """Compile for one shape by a trial that touches no student: (seconds, whether it worked)."""
+    if what in program.warmed:
+        return 0.0, True
+    start = time.perf_counter()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # inductor's own, about what it did not fuse
+            trial()
+    except (RuntimeError, OSError, ImportError, AssertionError) as error:  # no compiler, or one that fails
+        _tell_once(error)
+        return time.perf_counter() - start, False
+    program.warmed.add(what)
+    return time.perf_counter() - start, True
+
+
+def _remember(key: Any, make: Callable[[], _Program]) -> _Program:
+    if key not in _COMPILED:
+        if len(_COMPILED) >= _KEPT:
+            del _COMPILED[next(iter(_COMPILED))]
+        _COMPILED[key] = make()
+    else:
+        _COMPILED[key] = _COMPILED.pop(key)  # the last used is the last to go
+    return _COMPILED[key]
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+class _Crew(Protocol):
+    """What a path provides: fresh students, the losses of a step, and their states at the end."""
+
+    run: _Run
+    program: _Program
+
+    def start(self, generators: Sequence[Generators]) -> list[tuple[str, Tensor]]:
+        """New weights; the parameters by name."""
+        ...
+
+    def losses(self, step: Step) -> Tensor:
+        """(G,) losses, with gradients to be had."""
+        ...
+
+    def states(self) -> list[dict[str, Tensor]]: ...
+
+
+@dataclass(eq=False)
+class _Run:
+    network: str
+    shape: tuple[int, int, int]
+    classes: int
+    plan: TrainPlan
+    options: EngineOptions
+    device: torch.device
+    compiled: bool
+    kind: str
+    students: int
+
+    def loss(self, logits: Tensor, ids: Tensor | None, soft: Tensor | None, weights: Tensor | None) -> Tensor:
+        return losses(self.plan, logits, ids, soft, self.kind, weights)
+
+    def key(self, path: str) -> tuple[Any, ...]:
+        p = self.plan
+        loss = (p.loss, p.temperature, p.temperature_squared, p.hard_weight, self.kind)
+        many = self.students if path == "stacked" else 1
+        where = (str(self.device), self.options.precision)
+        return (path, self.network, self.shape, self.classes, many, loss, where)
+
+
+def _squeezed(step: Step) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    targets = (None if t is None else t[0] for t in (step.ids, step.soft, step.weights))
+    ids, soft, weights = targets
+    return step.inputs[0], ids, soft, weights
+
+
+class _One:
+    """One student at a time, in one module whose weights are drawn anew for each."""
+
+    def __init__(self, run: _Run) -> None:
+        self.run = run
+
+        def make() -> _Program:
+            net = build(run.network, run.shape, run.classes).to(run.device, run.options.dtype)
+
+            def call(x: Tensor, ids: Tensor | None, soft: Tensor | None, weights: Tensor | None) -> Tensor:
+                with _autocast(run.options, run.device):
+                    logits = net(x)
+                return run.loss(logits, ids, soft, weights)
+
+            return _Program(_compile(call) if run.compiled else call, net)
+
+        self.program = _remember(run.key("one"), make) if run.compiled else make()
+        self.net: nn.Module = self.program.owner
+
+    def start(self, generators: Sequence[Generators]) -> list[tuple[str, Tensor]]:
+        (own,) = generators
+        initialise_(self.net, own("weights"))
+        self.net.train()
+        self.net.zero_grad(set_to_none=True)
+        return list(self.net.named_parameters())
+
+    def losses(self, step: Step) -> Tensor:
+        return self.program.call(*_squeezed(step))[None]
+
+    def states(self) -> list[dict[str, Tensor]]:
+        return [{name: t.detach().clone() for name, t in self.net.state_dict().items()}]
+
+
+class _Many:
+    """All students at once, as one stacked network."""
+
+    def __init__(self, run: _Run) -> None:
+        self.run = run
+        net = skeleton(run.network, run.shape, run.classes)
+        if not Stacked.fits(net):
+            raise ValueError(
+                f"students of {run.network} cannot be stacked: it is no plain chain of layers; use path plain or compiled"
+            )
+        self.buffers = {name: b for name, b in net.named_buffers()}
+        self.tensors: dict[str, Tensor] = {}
+        stacked = Stacked(net)
+
+        def call(
+            tensors: dict[str, Tensor],
+            x: Tensor,
+            ids: Tensor | None,
+            soft: Tensor | None,
+            weights: Tensor | None,
+        ) -> Tensor:
+            with _autocast(run.options, run.device):
+                logits = stacked(tensors, x)
+            return run.loss(logits, ids, soft, weights)
+
+        if run.compiled:
+            self.program = _remember(run.key("stacked"), lambda: _Program(_compile(call), None))
+        else:
+            self.program = _Program(call, None)
+
+    def start(self, generators: Sequence[Generators]) -> list[tuple[str, Tensor]]:
+        run = self.run
+        drawn = [init_parameters(run.network, run.shape, run.classes, g("weights")) for g in generators]
+        where = (run.device, run.options.dtype)
+        parameters = {n: torch.stack([d[n] for d in drawn]).to(*where).requires_grad_() for n in drawn[0]}
+        self.tensors = dict(parameters)
+        for name, buffer in self.buffers.items():
+            if name.endswith(("running_mean", "running_var")):
+                fill = 0.0 if name.endswith("mean") else 1.0
+                self.tensors[name] = torch.full(
+                    (len(generators), *buffer.shape), fill, device=run.device, dtype=run.options.dtype
+                )
+        self.taken = 0
+        return list(parameters.items())
+
+    def losses(self, step: Step) -> Tensor:
+        self.taken += 1
+        return self.program.call(self.tensors, step.inputs, step.ids, step.soft, step.weights)
+
+    def states(self) -> list[dict[str, Tensor]]:
+        found = []
+        for k in range(self.run.students):
+            state = {name: t[k].detach().clone() for name, t in self.tensors.items()}
+            for name in self.buffers:
+                if name.endswith("num_batches_tracked"):
+                    state[name] = torch.tensor(self.taken)
+            found.append(state)
+        return found
+
+
+def _virtual_epoch(plan: TrainPlan, epoch: int, taken: int, total: int, uncapped: int) -> int:
+    """Where the schedule stands: under a cap on steps it is compressed into the steps that are taken."""
+    return epoch if total >= uncapped else taken * plan.epochs // total
+
+
+def _prepare(crew: _Crew, sizes: Sequence[int], items: Items) -> tuple[float, bool]:
+    """Compile for every batch size that will come, on made-up numbers: (seconds, whether it worked)."""
+    run = crew.run
+    many = run.students if isinstance(crew, _Many) else 1
+    program = crew.program
+    spent = 0.0
+    for b in sizes:
+
+        def trial(b: int = b) -> None:
+            made = {"device": run.device, "dtype": run.options.dtype}
+            zeros = torch.zeros(many, b, dtype=torch.int64, device=run.device)
+            step = Step(
+                0, True, torch.zeros(many, b, *run.shape, **made),
+                None if items.ids is None else zeros.to(items.ids.dtype),
+                None if items.soft is None else torch.full((many, b, run.classes), 1 / run.classes, **made),
+                run.kind,
+                None if items.weights is None else torch.ones(many, b, **made),
+            )  # fmt: skip
+            crew.losses(step).sum().backward()
+
+        seconds, worked = _warm(program, (b, items.ids is None, items.weights is None), trial)
+        spent += seconds
+        if not worked:
+            return spent, False
+    return spent, True
+
+
+def _train(
+    crew: _Crew,
+    feed: Feed,
+    generators: Sequence[Generators],
+    done: int,
+    total_epochs: int,
+    progress: Progress | None,
+) -> tuple[list[dict[str, Tensor]], Tensor]:
+    """Train the students of one crew to the end: their states, and losses (G, steps)."""
+    run, plan = crew.run, crew.run.plan
+    named = crew.start(generators)
+    total = total_steps(len(feed.items), plan)
+    uncapped = plan.epochs * feed.steps_an_epoch
+    told: list[Tensor] = []
+    lr = plan.lr_at(0)
+    updates = optimiser(plan, named, lr, stacked=isinstance(crew, _Many))
+    often = max(1, plan.epochs // 100)
+    seen = 0
+    for taken, step in enumerate(feed):
+        now = plan.lr_at(_virtual_epoch(plan, step.epoch, taken, total, uncapped))
+        if now != lr:
+            lr = now
+            if plan.reset_optimiser and plan.schedule == "steps":
+                updates = optimiser(plan, named, lr, stacked=isinstance(crew, _Many))
+            for group in updates.param_groups:
+                group["lr"] = lr
+        loss = crew.losses(step)
+        loss.sum().backward()
+        updates.step()
+        updates.zero_grad(set_to_none=True)
+        told.append(loss.detach())
+        if progress is not None and step.last and (step.epoch % often == 0 or taken + 1 == total):
+            progress(done + step.epoch + 1, total_epochs, float(torch.stack(told[seen:]).mean()))
+            seen = len(told)
+    history = torch.stack(told, 1).cpu()
+    states = crew.states()
+    for g, state in enumerate(states):
+        bad = [
+            name for name, t in state.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())
+        ]
+        if bad or not bool(torch.isfinite(history[g]).all()):
+            wrong = (~torch.isfinite(history[g])).nonzero()
+            at = int(wrong[0]) if len(wrong) else history.shape[1] - 1
+            epoch = at // feed.steps_an_epoch
+            lr = plan.lr_at(_virtual_epoch(plan, epoch, at, total, uncapped))
+            raise FloatingPointError(
+                f"a student {run.network} diverged: its {'loss is' if len(wrong) else 'weights are'} not finite in epoch "
+                f"{epoch} of {plan.epochs} at lr {lr:g}; look at the set's values, or train with a lower learning rate"
+            )
+    return states, history
+
+
+def train_students(
+    items: Items,
+    plan: TrainPlan,
+    network: str,
+    generators: Sequence[Generators],
+    options: EngineOptions | None = None,
+    progress: Progress | None = None,
+    answers: AnswerView | None = None,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> Trainees:
+    """Train one fresh student for each family of generators.
+
+    Args:
+        items: training items with their targets.
+        plan: how to train.
+        network: registered name.
+        generators: one family a student: ``weights``, ``order``, ``visit`` and ``augment`` drive it, nothing else is random.
+        options: device, precision, path.
+        progress: called with (epochs done, epochs in all, mean loss) at most a hundred times a student; may raise to stop.
+        answers: of the labeller, where the items have one.
+        tensors: of the set, for view plans that name explicit views.
+
+    Returns:
+        the trained students, in the order of ``generators``.
+
+    Raises:
+        ValueError: no items or students, targets that the loss lacks, a path that the network does not allow.
+        FloatingPointError: a loss or weights that are not finite, with epoch and learning rate.
+
+    The same seed, shapes, versions and thread count give the same bits on CPU.  Source: leaderboards/PROTOCOLS.md.
+    """
+    options = options or EngineOptions()
+    if not generators or not len(items):
+        raise ValueError(f"{len(generators)} students on {len(items)} items; expected at least one of each")
+    if items.labeller is not None and answers is None and items.soft is None:
+        raise ValueError(
+            "the items have a labeller but no answers were given; load its networks and pass answers="
+        )
+    keep_freed_memory()
+    device = torch.device(options.device)
+    network = canonical(network)
+    size = input_shape(items)
+    shape = (int(size[0]), int(size[1]), int(size[2]))
+    alone = plan.views is not None or answers is not None
+    path = options.path
+    if path == "auto":
+        path = choose_path(
+            network, shape, items.classes, len(items), plan, len(generators), device.type, alone
+        )
+    if alone and path != "plain":
+        raise ValueError(f"path {path!r} cannot train under view plans or labellers; use path auto or plain")
+    if path.startswith("stacked") and ":" in network:
+        raise ValueError(
+            f"students of {network} cannot be stacked: it is another library's; use path plain or compiled"
+        )
+    if _broken:
+        path = path.replace("stacked-compiled", "stacked").replace("compiled", "plain")
+    kind = "logits" if answers is not None else items.kind
+    compile_s, begun = 0.0, time.perf_counter()
+    states: list[dict[str, Tensor]] = []
+    histories: list[Tensor] = []
+    stacked = path.startswith("stacked")
+    crews = [list(generators)] if stacked else [[g] for g in generators]
+
+    def crew_for(path: str) -> _Crew:
+        compiled = path.endswith("compiled")
+        run = _Run(network, shape, items.classes, plan, options, device, compiled, kind, len(crews[0]))
+        return _Many(run) if stacked else _One(run)
+
+    with _precision(options):
+        crew = crew_for(path)
+        if path.endswith("compiled"):
+            n, b = len(items), plan.batch
+            sizes = [min(n, b)] + ([n % b] if n > b and n % b and not plan.drop_last else [])
+            crew.start([g.child("trial") for g in crews[0]])
+            compile_s, worked = _prepare(crew, sizes, items)
+            if not worked:
+                path = "stacked" if stacked else "plain"
+                crew = crew_for(path)
+        for number, group in enumerate(crews):
+            feed = Feed(items, plan, group, device, options.dtype, answers, tensors)
+            total_epochs = plan.epochs * len(crews)
+            found, history = _train(crew, feed, group, number * plan.epochs, total_epochs, progress)
+            states += found
+            histories.append(history)
+    train_s = time.perf_counter() - begun - compile_s
+    return Trainees(
+        network, shape, items.classes, tuple(states), torch.cat(histories), path, compile_s, train_s
+    )
+
+
+# ------------------------------------------------------------------------------------------------ testing
+
+
+def test_accuracy(
+    trainees: Trainees, test: ImageData, space: Space, options: EngineOptions | None = None
+) -> list[float]:
+    """Share of the test images that each student gets right, in eval mode without augmentation.
+
+    Args:
+        trainees: K students.
+        test: images and labels.
+        space: maps test images to network inputs; that of the distilled set.
+        options: device, precision; ``path`` plain or stacked forbids compiling.
+
+    Returns:
+        K fractions in [0, 1].
+    """
+    return tested(trainees, test, space, options)[0]
+
+
+test_accuracy.__test__ = False  # type: ignore[attr-defined]  # no test, whatever its name looks like to pytest
+
+
+@torch.no_grad()
+def tested(
+    trainees: Trainees, test: ImageData, space: Space, options: EngineOptions | None = None
+) -> tuple[list[float], float]:
+    """:func:`test_accuracy`, and the seconds that compiling took."""
+    options = options or EngineOptions()
+    if not len(test):
+        raise ValueError(f"{test.name}/{test.split} has no images; expected at least one to test on")
+    keep_freed_memory()
+    device = torch.device(options.device)
+    t, students = trainees, len(trainees.states)
+    work_s = students * len(test) * 2 * multiply_adds(t.network, t.shape, t.classes) / _FLOPS
+    wanted = options.path in ("auto", "compiled", "stacked-compiled") and device.type == "cpu" and not _broken
+    compiled = wanted and work_s > COMPILE_ABOVE_S
+    batch = _TEST_BATCH[device.type]
+    compile_s = 0.0
+    spread = functools.partial(_tested, trainees, test, space, options, device, batch)
+    with _precision(options):
+        if compiled:
+
+            def make() -> _Program:
+                net = build(t.network, t.shape, t.classes).to(device, options.dtype).eval()
+                return _Program(_compile(net), net)
+
+            program = _remember(("test", t.network, t.shape, t.classes, str(device), options.precision), make)
+
+            def trial() -> None:
+                with _autocast(options, device):
+                    program.call(torch.zeros(batch, *t.shape, device=device, dtype=options.dtype))
+
+            compile_s, compiled = _warm(program, batch, trial)
+        if compiled:
+            return spread(program.owner, program.call), compile_s
+        net = build(t.network, t.shape, t.classes).to(device, options.dtype).eval()
+        return spread(net, net), compile_s
+
+
+def _tested(
+    trainees: Trainees,
+    test: ImageData,
+    space: Space,
+    options: EngineOptions,
+    device: torch.device,
+    batch: int,
+    net: nn.Module,
+    call: Callable[[Tensor], Tensor],
+) -> list[float]:
+    own = net.state_dict(keep_vars=True)
+    right = [torch.zeros((), dtype=torch.int64, device=device) for _ in trainees.states]
+    for start in range(0, len(test), batch):
+        images = test.images[start : start + batch].to(device, non_blocking=True)
+        labels = test.labels[start : start + batch].to(device, non_blocking=True)
+        x = space.real_to_input(images).to(options.dtype)
+        n = len(x)
+        if n < batch and call is not net:  # one compiled shape for all
+            x = torch.cat([x, x.new_zeros(batch - n, *x.shape[1:])])
+        for k, state in enumerate(trainees.states):
+            if len(trainees.states) > 1 or start == 0:  # copying weights is nothing beside a batch of images
+                for name, tensor in own.items():
+                    tensor.data.copy_(state[name])
+            with _autocast(options, device):
+                logits = call(x)
+            right[k] += (logits[:n].argmax(1) == labels).sum()
+    return [int(r) / len(test) for r in right]

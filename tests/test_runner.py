@@ -1,0 +1,367 @@
+"""Runs: done cells are not done again, failures are recorded and the rest goes on, two processes do no harm."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from ddbench import executors, registry, runner, sets, store
+from ddbench.records import Cell, DistilCell
+from ddbench.task import TimeBudget
+
+DATA = '''
+    """Two blobs of 1x8x8, made on the fly."""
+    from dataclasses import dataclass
+    import torch
+    from ddbench.contract import ImageData
+    from ddbench.registry import dataset
+
+    @dataset(shape=(1, 8, 8), classes=2, train=20, test=10)
+    @dataclass(frozen=True)
+    class Blobs:
+        def load(self, split, root):
+            rng = torch.Generator().manual_seed(len(split))
+            labels = torch.arange(2).repeat(10 if split == "train" else 5)
+            noise = torch.randint(0, 60, (len(labels), 1, 8, 8), generator=rng)
+            images = (labels.view(-1, 1, 1, 1) * 120 + noise).to(torch.uint8)
+            return ImageData("run_blobs", split, images, labels, 2, (0.35,), (0.25,), flip=False)
+'''
+HEAD = '''
+    """A method of the tests."""
+    import time
+    from dataclasses import dataclass
+    from pathlib import Path
+    import torch
+    from ddbench.contract import DistilledSet, Program
+    from ddbench.registry import method
+
+    @method(family="made up", labels="hard")
+    @dataclass(frozen=True)
+    class M:
+'''
+FIRST = '''
+        note: str = ""
+        """A file that gets a line for each distillation."""
+
+        def distill(self, task):
+            if self.note:
+                with open(self.note, "a") as f:
+                    f.write("x\\n")
+            keep = torch.cat([task.train.of_class(c)[: task.ipc or None] for c in range(2)])
+            return task.distilled(subset=keep)
+'''
+RAISES = '''
+        def distill(self, task):
+            raise KeyError("lost key")
+'''
+NAN = '''
+        def distill(self, task):
+            return task.distilled(images=torch.full((2, 1, 8, 8), float("nan")), ids=torch.arange(2))
+'''
+MEMORY = '''
+        def distill(self, task):
+            raise MemoryError("1 TiB wanted")
+'''
+PROGRAM = '''
+        def distill(self, task):
+            made = task.distilled(images=torch.zeros(2, 1, 8, 8), ids=torch.arange(2))
+            return made.changed(program=Program(torch.ones(1)))
+'''
+SLOW = '''
+        steps: int = 20
+        pause_s: float = 0.0
+
+        def distill(self, task):
+            x = torch.randn(2, 1, 8, 8, generator=task.rng("init"))
+            for _ in task.loop(self.steps, [x]):
+                x += 0.1 * torch.randn(x.shape, generator=task.rng("step"))
+                time.sleep(self.pause_s)
+            return task.distilled(images=x, ids=torch.arange(2))
+'''
+BROKEN = '''
+        import no_such_module_at_all
+        def distill(self, task):
+            pass
+'''
+METHODS = {"first": FIRST, "raises": RAISES, "nan": NAN, "memory": MEMORY, "program": PROGRAM, "slow": SLOW, "broken": BROKEN}
+
+
+def write_plugins(folder: Path) -> tuple[Path, ...]:
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {"run_blobs": DATA, **{f"run_{name}": HEAD + body for name, body in METHODS.items()}}
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(textwrap.dedent(text))
+    return tuple(folder / f"{name}.py" for name in files)
+
+
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory) -> tuple[Path, ...]:
+    """Registered once: a name has one owner."""
+    paths = write_plugins(tmp_path_factory.mktemp("plugins"))
+    before = dict(registry._added)
+    for path in paths:
+        registry.add_file(path)
+    yield paths
+    registry._added.clear()
+    registry._added.update(before)
+
+
+def context(run: Path, plugins: tuple[Path, ...], **more) -> runner.Context:
+    return runner.Context(run=run, device="cpu", plugins=plugins, **more)
+
+
+def cell(method: str = "first", ipc: int = 1, seed: int = 0, network: str = "MLP", **settings) -> Cell:
+    distil = DistilCell(method=f"run_{method}", dataset="run_blobs", ipc=ipc, seed=seed, settings=settings)
+    return Cell(distil=distil, protocol="quick", network=network, repeats=1)
+
+
+def statuses(summary: executors.Summary) -> list[str]:
+    return [o.status for o in summary.outcomes]
+
+
+class TestRecords:
+    def test_a_record_has_all_that_is_needed_to_repeat_it(self, tmp_path, plugins):
+        outcome = runner.evaluate(cell(), context(tmp_path, plugins))
+        record = outcome.record
+        assert outcome.status == "ok" and store.RunFolder(tmp_path).records() == [record]
+        assert record.cell == cell() and record.family == "made up" and record.settings == {"note": ""}
+        assert record.items == 2 and record.classes == 2 and record.bytes.images == 2 * 64
+        assert record.recipe == "defaults" and record.protocol_version and record.created.endswith("+00:00")
+        assert len(record.scores) == 1 and 0 <= record.scores[0].value <= 1
+        p = record.provenance
+        assert p.ddbench and p.torch == torch.__version__ and p.device == "cpu" and p.threads >= 1 and p.engine
+        assert record.spent.distil_s > 0 and record.spent.evaluate_s > 0
+        path = store.RunFolder(tmp_path).set_path(record.set_key)
+        card = sets.read(path).card
+        assert (card.method, card.recipe, card.dataset, card.seed) == ("run_first", "defaults", "run_blobs", 0)
+        assert record.set_fingerprint == sets.read(path).fingerprint()
+
+    def test_the_same_cell_gives_the_same_scores_anywhere(self, tmp_path, plugins):
+        a = runner.evaluate(cell("slow"), context(tmp_path / "a", plugins)).record
+        b = runner.evaluate(cell("slow"), context(tmp_path / "b", plugins)).record
+        assert a.scores == b.scores and a.key == b.key and a.set_fingerprint == b.set_fingerprint
+
+    def test_all_methods_meet_the_same_students(self):
+        seeds = [[g.seed for g in runner.student_generators(seed, 3)] for seed in (0, 0, 1)]
+        assert seeds[0] == seeds[1] and not set(seeds[0]) & set(seeds[2]) and len(set(seeds[0])) == 3
+
+    def test_two_networks_share_one_set(self, tmp_path, plugins):
+        note = tmp_path / "note"
+        both = [cell(note=str(note)), cell(note=str(note), network="ConvNetD1W32")]
+        summary = executors.run(both, context(tmp_path / "run", plugins))
+        assert statuses(summary) == ["ok", "ok"] and note.read_text() == "x\n"
+        assert len(store.RunFolder(tmp_path / "run").sets()) == 1
+
+
+class TestDoneCells:
+    def test_they_are_not_done_again_unless_forced(self, tmp_path, plugins):
+        note = tmp_path / "note"
+        cells, where = [cell(note=str(note))], context(tmp_path / "run", plugins)
+        assert statuses(executors.run(cells, where)) == ["ok"]
+        assert statuses(executors.run(cells, where)) == ["cached"] and note.read_text() == "x\n"
+        forced = context(tmp_path / "run", plugins, force=True)
+        both = [*cells, cell(note=str(note), network="ConvNetD1W32")]
+        assert statuses(executors.run(both, forced)) == ["ok", "ok"]
+        assert note.read_text() == "x\nx\n", "one set was forced once, not once a network"
+
+    def test_whatever_may_change_the_result_changes_the_key(self, tmp_path, plugins):
+        session = runner.Session(context(tmp_path, plugins))
+        base = session.keys(cell())
+        for other in (cell(ipc=2), cell(seed=1), cell(note="x"), cell("slow")):
+            assert session.keys(other)[0] != base[0] and session.keys(other)[1] != base[1]
+        for change in ({"network": "ConvNetD1W32"}, {"repeats": 2}):
+            other = cell().model_copy(update=change)
+            assert session.keys(other)[0] == base[0] and session.keys(other)[1] != base[1]
+        bf16 = runner.Session(context(tmp_path, plugins, precision="bf16"))
+        assert bf16.keys(cell())[0] == base[0] and bf16.keys(cell())[1] != base[1]
+        spelt = cell(network="ConvNetD3W128"), cell(network="ConvNet")
+        assert session.keys(spelt[0]) == session.keys(spelt[1])
+
+    def test_code_counts_but_comments_docstrings_and_recipes_do_not(self, tmp_path):
+        path = tmp_path / "run_code.py"
+
+        def hash_of(text: str) -> str:
+            path.write_text(textwrap.dedent(HEAD + text))
+            return runner.code_hash("run_code")
+
+        path.write_text(textwrap.dedent(HEAD + FIRST))
+        registry.add_file(path)
+        try:
+            first = hash_of(FIRST)
+            assert hash_of(FIRST.replace("A file that", "Some file that") + "        # a comment\n") == first
+            assert hash_of(FIRST + '\n    RECIPES = {("cpu", None, 1): dict(note="y")}\n') == first
+            assert hash_of(FIRST.replace("[: task.ipc or None]", "[-task.ipc :]")) != first
+        finally:
+            del registry._added["methods", "run_code"]
+
+    def test_shared_modules_count_and_plumbing_does_not(self):
+        files = {p.name for p in runner.code_files("dm")}
+        assert {"dm.py", "dsa.py", "contract.py", "seeding.py"} <= files
+        assert not {"registry.py", "store.py", "records.py", "datadam.py"} & files
+
+    def test_a_damaged_record_is_made_anew_and_that_is_said(self, tmp_path, plugins):
+        where = context(tmp_path, plugins)
+        record = runner.evaluate(cell(), where).record
+        path = store.RunFolder(tmp_path).record_path(record.key)
+        path.write_text(path.read_text()[:40])
+        outcome = runner.evaluate(cell(), where)
+        assert outcome.status == "ok" and "made anew, since record" in outcome.reason
+        assert store.read_record(path).scores == record.scores
+
+    def test_a_truncated_set_fails_by_name_and_force_mends_it(self, tmp_path, plugins):
+        where = context(tmp_path, plugins)
+        record = runner.evaluate(cell(), where).record
+        run = store.RunFolder(tmp_path)
+        path = run.set_path(record.set_key)
+        path.write_bytes(path.read_bytes()[:-3])
+        run.record_path(record.key).unlink()
+        outcome = runner.evaluate(cell(), where)
+        assert outcome.status == "failed" and path.name in outcome.reason and "DamagedError" in outcome.reason
+        assert runner.evaluate(cell(), context(tmp_path, plugins, force=True)).status == "ok"
+
+
+class TestFailures:
+    def test_they_are_recorded_with_their_reason_and_the_rest_goes_on(self, tmp_path, plugins):
+        names = ["raises", "nan", "memory", "broken", "program", "first"]
+        summary = executors.run([cell(n) for n in names], context(tmp_path, plugins))
+        assert statuses(summary) == ["failed"] * 4 + ["skipped", "ok"] and summary.exit_status == 1
+        reasons = {r.cell.distil.method.removeprefix("run_"): r.reason for r in store.RunFolder(tmp_path).records()}
+        assert "KeyError: 'lost key' (run_raises.py:" in reasons["raises"] and "in distill)" in reasons["raises"]
+        assert "tensor 'images' of the distilled set has 128 values that are not finite" in reasons["nan"]
+        assert "MemoryError: out of memory; lower --memory-limit" in reasons["memory"]
+        assert "PluginError: " in reasons["broken"] and "no_such_module_at_all" in reasons["broken"]
+        assert reasons["program"] and reasons["first"] == ""
+        assert str(summary) == "6 cells: 1 done, 1 skipped, 4 failed"
+
+    def test_a_failed_cell_is_tried_again_and_a_skipped_one_is_not(self, tmp_path, plugins):
+        cells = [cell("raises"), cell("program")]
+        executors.run(cells, context(tmp_path, plugins))
+        assert statuses(executors.run(cells, context(tmp_path, plugins))) == ["failed", "cached"]
+
+    def test_a_distillation_that_failed_is_not_repeated_for_the_next_network(self, tmp_path, plugins):
+        session = runner.Session(context(tmp_path, plugins))
+        first = session.evaluate(cell("raises"))
+        session._distil = None  # it must not be called
+        second = session.evaluate(cell("raises", network="ConvNetD1W32"))
+        assert second.status == "failed" and second.reason == first.reason
+
+    def test_a_record_of_a_plug_in_that_did_not_load_goes_when_it_does(self, tmp_path, plugins, monkeypatch):
+        session = runner.Session(context(tmp_path, plugins))
+        monkeypatch.setattr(runner.data, "load", lambda *a, **k: (_ for _ in ()).throw(FileNotFoundError("put it there")))
+        failed = session.evaluate(cell())
+        assert failed.status == "failed" and "FileNotFoundError: put it there" in failed.reason
+        monkeypatch.undo()
+        assert session.evaluate(cell()).status == "ok"
+        assert [r.status for r in store.RunFolder(tmp_path).records()] == ["ok"]
+
+    def test_a_network_that_does_not_fit_the_images_is_skipped_with_the_reason(self, tmp_path, plugins):
+        outcome = runner.evaluate(cell(network="LeNet"), context(tmp_path, plugins))
+        assert outcome.status == "skipped" and "LeNet accepts 32x32 images" in outcome.reason
+
+    def test_an_ipc_larger_than_the_class_fails_with_the_number_to_choose(self, tmp_path, plugins):
+        distil = DistilCell(method="random", dataset="run_blobs", ipc=11, seed=0)
+        outcome = runner.evaluate(
+            Cell(distil=distil, protocol="quick", network="MLP", repeats=1), context(tmp_path, plugins)
+        )
+        assert outcome.status == "failed" and "lower --ipc to 10" in outcome.reason
+
+    def test_settings_of_a_wrong_type_are_refused_before_anything_runs(self, plugins):
+        with pytest.raises(ValueError, match="setting 'steps' of method 'run_slow' is 'many'; expected int"):
+            runner.validate([cell("slow", steps="many")])
+        runner.validate([cell("broken")])  # fails as a cell
+
+    def test_a_folder_that_cannot_be_written_stops_the_run_with_its_name(self, tmp_path, plugins):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "records").write_text("in the way")
+        with pytest.raises(store.WriteError, match="cannot write .*records.*in each other's place"):
+            executors.run([cell()], context(tmp_path / "run", plugins))
+
+
+class TestTimeBudget:
+    def test_cells_that_do_not_fit_are_left_and_not_recorded(self, tmp_path, plugins):
+        summary = executors.run([cell(), cell(seed=1)], context(tmp_path, plugins, budget=TimeBudget(0)))
+        assert statuses(summary) == ["left", "left"] and summary.exit_status == 0
+        assert "2 left for the next run" in str(summary) and store.RunFolder(tmp_path).records() == []
+
+    def test_a_distillation_stops_at_a_checkpoint_and_the_next_run_ends_it_with_the_same_bits(self, tmp_path, plugins):
+        one = cell("slow", steps=40, pause_s=0.02)
+        summary = executors.run([one], context(tmp_path / "a", plugins, budget=TimeBudget(0.4)))
+        assert statuses(summary) == ["left"] and "of 40 iterations when the time budget" in summary.outcomes[0].reason
+        run = store.RunFolder(tmp_path / "a")
+        assert sets.read(run.sets()[0]).card.partial, "what there was is stored, marked"
+        assert list((tmp_path / "a" / "checkpoints").glob("*/*"))
+        assert statuses(executors.run([one], context(tmp_path / "a", plugins))) == ["ok"]
+        assert not list((tmp_path / "a" / "checkpoints").glob("*")), "the checkpoint goes when the set is stored"
+        whole = runner.evaluate(one, context(tmp_path / "b", plugins)).record
+        assert run.records()[0].set_fingerprint == whole.set_fingerprint
+        assert run.records()[0].spent.iterations == 40
+
+    def test_a_forced_repeat_that_is_cut_short_does_not_replace_a_whole_set(self, tmp_path, plugins):
+        one = cell("slow", steps=10, pause_s=0.02)
+        record = runner.evaluate(one, context(tmp_path, plugins)).record
+        executors.run([one], context(tmp_path, plugins, force=True, budget=TimeBudget(0.1)))
+        run = store.RunFolder(tmp_path)
+        assert not sets.read(run.set_path(record.set_key)).card.partial and run.records() == [record]
+
+
+CHILD = """
+import sys, json
+from pathlib import Path
+from ddbench import executors, runner
+from ddbench.records import Cell
+run, cells, plugins = json.loads(sys.argv[1])
+summary = executors.run(
+    [Cell.model_validate(c) for c in cells],
+    runner.Context(run=Path(run), device="cpu", plugins=tuple(map(Path, plugins)), checkpoint_every_s=0.0),
+)
+print(json.dumps([o.status for o in summary.outcomes]))
+"""
+
+
+def child(run: Path, cells: list[Cell], plugins: tuple[Path, ...]) -> subprocess.Popen[str]:
+    import json
+
+    argument = json.dumps([str(run), [c.model_dump(mode="json") for c in cells], [str(p) for p in plugins]])
+    root = str(Path(__file__).parent.parent)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, argument], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+class TestProcesses:
+    def test_two_processes_on_one_run_folder_share_the_work_and_do_none_twice(self, tmp_path, plugins):
+        import json
+
+        note = tmp_path / "note"
+        cells = [cell(seed=s, note=str(note)) for s in range(6)]
+        both = [child(tmp_path / "run", cells, plugins) for _ in range(2)]
+        answers = [p.communicate(timeout=120) for p in both]
+        assert [p.returncode for p in both] == [0, 0], answers
+        found = [json.loads(out) for out, _ in answers]
+        assert sorted(s for f in found for s in f) == ["cached"] * 6 + ["ok"] * 6
+        assert note.read_text() == "x\n" * 6
+        assert len(store.RunFolder(tmp_path / "run").records()) == 6
+
+    def test_kill_minus_9_in_a_run_loses_nothing(self, tmp_path, plugins):
+        one = cell("slow", steps=60, pause_s=0.03)
+        process = child(tmp_path / "run", [one], plugins)
+        deadline = time.monotonic() + 60
+        while not list((tmp_path / "run").glob("checkpoints/*/loop-0.safetensors")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        left = list((tmp_path / "run").glob("checkpoints/*/loop-0.safetensors"))
+        assert left and 0 < store.load_state(left[0])["done"] < 60
+        resumed = runner.evaluate(one, context(tmp_path / "run", plugins)).record
+        whole = runner.evaluate(one, context(tmp_path / "whole", plugins)).record
+        assert resumed.set_fingerprint == whole.set_fingerprint and resumed.scores == whole.scores
