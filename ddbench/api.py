@@ -17,7 +17,7 @@ from ddbench import codecs, data, plan, registry, runner, sets, store
 from ddbench.contract import Card, CodecSpec, DistilledSet, RealData, Space, Targets
 from ddbench.nets import names as network_names
 from ddbench.records import Cell, DistilCell, Record
-from ddbench.task import RunTask, TimeBudget, parse_duration, pick_device
+from ddbench.task import BudgetUsedUp, RunTask, TimeBudget, parse_duration, pick_device
 
 _PROBABILITY_TOLERANCE = 1e-3
 """By how much rows of probabilities may miss 1 (fp16 rows of 1,000 classes do by 5e-4)."""
@@ -37,7 +37,9 @@ def load(path: str | os.PathLike[str]) -> DistilledSet:
     return sets.read(path)
 
 
-def _real(dataset: str | RealData, device: torch.device, data_root: Any, memory_limit_mib: float | None) -> RealData:
+def _real(
+    dataset: str | RealData, device: torch.device, data_root: Any, memory_limit_mib: float | None
+) -> RealData:
     if isinstance(dataset, RealData):
         return dataset
     return data.load(dataset, data_root, device=device, memory_limit_mib=memory_limit_mib)
@@ -80,7 +82,9 @@ def distill(
         >>> small = ddbench.distill("random", "digits", ipc=10)  # doctest: +SKIP
     """
     if ipc < 0 or (ipc == 0 and method != plan.FULL):
-        raise ValueError(f"ipc is {ipc}; expected at least 1 image a class (all of the data: method {plan.FULL!r})")
+        raise ValueError(
+            f"ipc is {ipc}; expected at least 1 image a class (all of the data: method {plan.FULL!r})"
+        )
     seconds = parse_duration(time_budget) if isinstance(time_budget, str) else time_budget
     chosen = pick_device(device)
     budget = TimeBudget(seconds)
@@ -99,7 +103,7 @@ def distill(
         session = runner.Session(context)
         try:
             path = session.distil(cell)[1]
-        except runner.BudgetUsedUp:
+        except BudgetUsedUp:
             path = session.run.set_path(session.set_key(cell))
             if not path.exists():
                 raise
@@ -110,10 +114,26 @@ def distill(
     folder, key = None, "distill"
     if run is not None:
         folder = store.RunFolder(run)
-        named = (method, runner.code_hash(method), repr(registry.settings_of(made)), real.train.fingerprint, ipc, seed)
+        named = (
+            method,
+            runner.code_hash(method),
+            repr(registry.settings_of(made)),
+            real.train.fingerprint,
+            ipc,
+            seed,
+        )
         key = f"{method}-{hashlib.sha256(repr(named).encode()).hexdigest()[:20]}"
     task = RunTask(
-        real.train, ipc, seed, chosen, memory_limit_mib, folder, key, budget, quiet=quiet, name=f"{method} ipc {ipc}"
+        real.train,
+        ipc,
+        seed,
+        chosen,
+        memory_limit_mib,
+        folder,
+        key,
+        budget,
+        quiet=quiet,
+        name=f"{method} ipc {ipc}",
     )
     card = {"method": method, "recipe": found.name, "settings": registry.settings_of(made)}
     distilled = task.run_method(made).changed(card=card)
@@ -136,7 +156,9 @@ def _tensor(what: str, value: Any) -> Tensor:
             raise TypeError("its parts have different shapes or are no numbers")
         return torch.from_numpy(np.ascontiguousarray(array))
     except (TypeError, ValueError) as error:
-        raise TypeError(f"{what} are a {type(value).__name__} that is no array ({error}); expected a tensor or array") from None
+        raise TypeError(
+            f"{what} are a {type(value).__name__} that is no array ({error}); expected a tensor or array"
+        ) from None
 
 
 def _finite(what: str, t: Tensor) -> None:
@@ -166,14 +188,18 @@ def _space(images: Tensor, space: str | Space | None, real: RealData) -> Space:
     if space not in ("input", "unit", "uint8"):
         raise ValueError(f"space is {space!r}; expected input, unit or uint8, or a ddbench.contract.Space")
     if (space == "uint8") != (images.dtype == torch.uint8):
-        raise ValueError(f"space is {space!r} but images are {images.dtype}; expected uint8 images with space uint8 only")
+        raise ValueError(
+            f"space is {space!r} but images are {images.dtype}; expected uint8 images with space uint8 only"
+        )
     return Space(space, own.mean, own.std)
 
 
 def _whole_ids(labels: Tensor) -> Tensor:
     if labels.is_floating_point():
         if not bool((labels == labels.round()).all()):
-            raise ValueError("labels (n,) are not whole numbers; expected class ids, or soft labels of shape (n, classes)")
+            raise ValueError(
+                "labels (n,) are not whole numbers; expected class ids, or soft labels of shape (n, classes)"
+            )
         labels = labels.round()
     return labels.to(torch.int64)
 
@@ -190,7 +216,9 @@ def _targets(labels: Tensor, kind: str | None, n: int, classes: int, name: str) 
     _finite("labels", labels)
     if labels.dim() == 1:
         if kind not in (None, "ids"):
-            raise ValueError(f"labels have shape ({n},) but are said to be {kind}; expected shape ({n}, {classes})")
+            raise ValueError(
+                f"labels have shape ({n},) but are said to be {kind}; expected shape ({n}, {classes})"
+            )
         ids = _whole_ids(labels)
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= classes:
@@ -200,7 +228,9 @@ def _targets(labels: Tensor, kind: str | None, n: int, classes: int, name: str) 
             )
         return Targets(ids=ids)
     if kind == "ids":
-        raise ValueError(f"labels have shape {tuple(labels.shape)} but are said to be ids; expected shape ({n},)")
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)} but are said to be ids; expected shape ({n},)"
+        )
     if labels.shape[1] != classes and kind != "values":
         raise ValueError(
             f"soft labels have shape {tuple(labels.shape)} but {name} has {classes} classes; expected ({n}, {classes})"
@@ -270,7 +300,9 @@ def as_set(
     if pixels.dtype == torch.float64:
         pixels = pixels.float()  # what numpy makes by default; networks train in float32
     classes = real.train.classes
-    targets = _targets(given, label_kind, len(given) if codec is not None else len(pixels), classes, real.name)
+    targets = _targets(
+        given, label_kind, len(given) if codec is not None else len(pixels), classes, real.name
+    )
     return DistilledSet(
         tensors={"images": pixels},
         targets=targets,
@@ -350,10 +382,14 @@ def evaluate(
     wanted = [network_names.canonical(n) for n in wanted]
     real = _real(dataset, chosen, data_root, memory_limit_mib)
     if not isinstance(images, DistilledSet):
-        distilled = as_set(images, labels, real, space=space, label_kind=label_kind, codec=codec, method=method)
+        distilled = as_set(
+            images, labels, real, space=space, label_kind=label_kind, codec=codec, method=method
+        )
     codecs.check(distilled, real.train)
     for network in wanted:
-        reason = registry.get("protocols", protocol).accepts(distilled) or network_names.why_not(network, real.train.shape)
+        reason = registry.get("protocols", protocol).accepts(distilled) or network_names.why_not(
+            network, real.train.shape
+        )
         if reason:
             raise ValueError(reason)
     card = distilled.card

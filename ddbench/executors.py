@@ -102,7 +102,9 @@ def _start_worker(context: Context, threads: int, stop: Any) -> None:
     import torch
 
     global _session
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent says when to stop
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole group; the parent says when to stop
     torch.set_num_threads(threads)
     budget = _Stoppable(context.budget.left_s, stop)
     _session = Session(replace(context, budget=budget, quiet=True))
@@ -115,7 +117,9 @@ def _work(cells: Sequence[Cell], wait_for_others: bool) -> list[Outcome]:
 
 
 def _processes(cells: Sequence[Cell], context: Context, jobs: int) -> Iterator[Outcome]:
-    method = multiprocessing.get_context("spawn")  # forked processes can't use CUDA, and inherit locked mutexes
+    method = multiprocessing.get_context(
+        "spawn"
+    )  # forked processes can't use CUDA, and inherit locked mutexes
     stop = method.Event()
     threads = max(1, (os.cpu_count() or 1) // jobs)
     pool = ProcessPoolExecutor(jobs, method, _start_worker, (context, threads, stop))
@@ -178,7 +182,9 @@ def run(cells: Sequence[Cell], context: Context, *, jobs: int = 1, told: Told | 
             summary.interrupted = True
             seen = {o.cell.model_dump_json() for o in summary.outcomes}
             summary.outcomes += [
-                Outcome(c, "left", "interrupted; its checkpoint is kept") for c in cells if c.model_dump_json() not in seen
+                Outcome(c, "left", "interrupted; its checkpoint is kept")
+                for c in cells
+                if c.model_dump_json() not in seen
             ]
     quota = store.quota_bytes()
     if quota is not None:
@@ -193,6 +199,10 @@ def brief(outcome: Outcome) -> str:
     values = [s.value for s in record.scores if s.chosen_by == "last" and not s.task] if record else []
     if values:
         kind = record.scores[0].metric if record else ""
-        shown = f"{100 * sum(values) / len(values):.1f} %" if kind == "top1" else f"{sum(values) / len(values):.4g} {kind}"
+        shown = (
+            f"{100 * sum(values) / len(values):.1f} %"
+            if kind == "top1"
+            else f"{sum(values) / len(values):.4g} {kind}"
+        )
         return f"{name}: {shown}" + (f" ({outcome.status})" if outcome.status != "ok" else "")
     return f"{name}: {outcome.status}" + (f" ({outcome.reason})" if outcome.reason else "")

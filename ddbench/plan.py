@@ -77,7 +77,9 @@ class Suite(_Part):
     datasets: _Names
     methods: list[Annotated[MethodEntry, BeforeValidator(_method)]]
     ipc: list[int]
-    seeds: Annotated[list[int], BeforeValidator(_seeds), Field(min_length=1)] = Field(default_factory=lambda: [0])
+    seeds: Annotated[list[int], BeforeValidator(_seeds), Field(min_length=1)] = Field(
+        default_factory=lambda: [0]
+    )
     protocols: _Names
     networks: list[str] | None = Field(default=None, min_length=1)
     repeats: int | None = Field(default=None, ge=1)
@@ -204,7 +206,9 @@ def _settings(method: str, settings: Iterable[str]) -> None:
     plain = [name.rpartition(".")[2] for name in known]
     for key in settings:
         if key not in known and key.rpartition(".")[2] not in plain:
-            hint = registry.nearest(key, known) or (f"known: {', '.join(known)}" if known else "it has no settings")
+            hint = registry.nearest(key, known) or (
+                f"known: {', '.join(known)}" if known else "it has no settings"
+            )
             raise LookupError(f"method {method!r} has no setting {key!r}; {hint}")
 
 
@@ -300,7 +304,9 @@ def load(name: str | Path) -> Suite:
     if not path.is_file():
         if path.suffix in (".yaml", ".yml"):
             raise PlanError(f"no suite file {path}; expected a YAML file")
-        raise PlanError(f"no suite {str(name)!r}; {registry.nearest(str(name), suites())} (or a file: FILE.yaml)")
+        raise PlanError(
+            f"no suite {str(name)!r}; {registry.nearest(str(name), suites())} (or a file: FILE.yaml)"
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -310,10 +316,14 @@ def load(name: str | Path) -> Suite:
         value = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise PlanError(f"{path} line {mark.line + 1 if mark else 1}: not valid YAML: {error.problem}") from None
+        raise PlanError(
+            f"{path} line {mark.line + 1 if mark else 1}: not valid YAML: {error.problem}"
+        ) from None
     where = _YamlPlaces(str(path), root)
     if not isinstance(value, dict):
-        raise PlanError(f"{path} line 1: given {type(value).__name__}; expected fields such as 'datasets: [digits]'")
+        raise PlanError(
+            f"{path} line 1: given {type(value).__name__}; expected fields such as 'datasets: [digits]'"
+        )
     _no_doubles(root, str(path))
     try:
         suite = Suite.model_validate(value)
@@ -329,7 +339,9 @@ def _no_doubles(node: yaml.Node | None, path: str) -> None:
         for key, value in node.value:
             line = key.start_mark.line + 1
             if key.value in seen:
-                raise PlanError(f"{path} line {line}: field {key.value} stands on line {seen[key.value]} already; keep one")
+                raise PlanError(
+                    f"{path} line {line}: field {key.value} stands on line {seen[key.value]} already; keep one"
+                )
             seen[key.value] = line
             _no_doubles(value, path)
     elif isinstance(node, yaml.SequenceNode):
@@ -411,7 +423,9 @@ def cells(suite: Suite) -> list[Cell]:
 
     def add(method: str, recipe: str, settings: dict[str, Any], dataset: str, ipc: int, seed: int, protocol: str,
             repeats: int | None = None) -> None:  # fmt: skip
-        distil = DistilCell(method=method, recipe=recipe, settings=settings, dataset=dataset, ipc=ipc, seed=seed)
+        distil = DistilCell(
+            method=method, recipe=recipe, settings=settings, dataset=dataset, ipc=ipc, seed=seed
+        )
         names, count = _students(suite, protocol, repeats)
         for network in names:
             cell = Cell(distil=distil, protocol=protocol, network=network, repeats=count)
@@ -424,7 +438,15 @@ def cells(suite: Suite) -> list[Cell]:
                 for entry in suite.methods:
                     if entry.name != FULL:
                         for protocol in suite.protocols:
-                            add(entry.name, _recipe_of(suite, entry), entry.settings, dataset, ipc, seed, protocol)
+                            add(
+                                entry.name,
+                                _recipe_of(suite, entry),
+                                entry.settings,
+                                dataset,
+                                ipc,
+                                seed,
+                                protocol,
+                            )
     for dataset in suite.datasets:
         for seed in suite.seeds:
             for entry in full:

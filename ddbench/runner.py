@@ -34,7 +34,8 @@ from ddbench.contract import Card, DistilledSet, RealData, canonical
 from ddbench.nets import names as network_names
 from ddbench.records import Bytes, Cell, DistilCell, Provenance, Record, Spent
 from ddbench.seeding import Generators, derive
-from ddbench.task import CHECKPOINT_EVERY_S, BudgetUsedUp, RunTask, TimeBudget, pick_device
+from ddbench.task import CHECKPOINT_EVERY_S, RunTask, TimeBudget, pick_device
+from ddbench.task import BudgetUsedUp as BudgetUsedUp
 from ddbench.train.engine import EngineOptions
 
 DONE = ("ok", "skipped")
@@ -110,10 +111,17 @@ def _read_code(path: Path, stamp: tuple[int, int]) -> tuple[str, tuple[str, ...]
             kept = [
                 n
                 for n in body
-                if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant) and isinstance(n.value.value, str))
+                if not (
+                    isinstance(n, ast.Expr)
+                    and isinstance(n.value, ast.Constant)
+                    and isinstance(n.value.value, str)
+                )
                 and not (
                     isinstance(n, (ast.Assign, ast.AnnAssign))
-                    and any(getattr(t, "id", "") == "RECIPES" for t in getattr(n, "targets", [getattr(n, "target", None)]))
+                    and any(
+                        getattr(t, "id", "") == "RECIPES"
+                        for t in getattr(n, "targets", [getattr(n, "target", None)])
+                    )
                 )
             ]
             body[:] = kept or [ast.Pass()]
@@ -150,7 +158,9 @@ def code_files(method: str) -> list[Path]:
 def code_hash(method: str) -> str:
     """Hash of the code of :func:`code_files`; comments, docstrings, layout and RECIPES do not matter."""
     digest = hashlib.sha256()
-    for text in sorted(_read_code(p, (p.stat().st_mtime_ns, p.stat().st_size))[0] for p in code_files(method)):
+    for text in sorted(
+        _read_code(p, (p.stat().st_mtime_ns, p.stat().st_size))[0] for p in code_files(method)
+    ):
         digest.update(text.encode())
         digest.update(b"\0")
     return digest.hexdigest()
@@ -218,7 +228,10 @@ def revision() -> str:
     try:
         changed = git("status", "--porcelain", "--untracked-files=no")
         return git("rev-parse", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.SubprocessError):  # no git here, or not our checkout: the record says nothing then
+    except (
+        OSError,
+        subprocess.SubprocessError,
+    ):  # no git here, or not our checkout: the record says nothing then
         return ""
 
 
@@ -226,7 +239,11 @@ def provenance(device: torch.device, precision: str = "fp32", engine: str = "") 
     """Versions and machine facts."""
     import torchvision
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )
     return Provenance(
         ddbench=ddbench.__version__,
         revision=revision(),
@@ -280,7 +297,9 @@ class Session:
         if self._data is None or self._data[0] != name:
             self._data = None  # before the next one comes in
             context = self.context
-            real = data.load(name, context.data_root, device=self.device, memory_limit_mib=context.memory_limit_mib)
+            real = data.load(
+                name, context.data_root, device=self.device, memory_limit_mib=context.memory_limit_mib
+            )
             self._data = name, real
         return self._data[1]
 
@@ -590,8 +609,10 @@ def score(
     description = f"{cell.distil.method or 'set'} {cell.network}"
     with tqdm(desc=description, unit="ep", disable=quiet, leave=False, dynamic_ncols=True) as bar:
 
-        def told(done: int, total: int, *_: Any) -> None:
+        def told(done: int, total: int, *loss: float) -> None:
             bar.total = total
+            if loss:
+                bar.set_postfix(loss=f"{loss[0]:.3g}", refresh=False)
             bar.update(done - bar.n)
             if done < total and budget.used_up():
                 raise BudgetUsedUp("the time budget ended while students were training")
@@ -606,7 +627,9 @@ def score(
                 progress=told,
             )
     partial = distilled.card.partial
-    record = base("partial" if partial else "ok", str(distilled.card.notes.get("partial", "")) if partial else "")
+    record = base(
+        "partial" if partial else "ok", str(distilled.card.notes.get("partial", "")) if partial else ""
+    )
     return record.model_copy(
         update={
             "scores": list(found.scores),

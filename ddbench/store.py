@@ -93,9 +93,13 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
                 os.fsync(written.fileno())
             os.replace(temporary, path)
         finally:
-            with suppress(OSError):  # gone after success; an error while clearing up must not hide the first one
+            with suppress(
+                OSError
+            ):  # gone after success; an error while clearing up must not hide the first one
                 temporary.unlink()
-    with suppress(OSError):  # the entry in the folder, too, should outlive a power cut; not every file system can
+    with suppress(
+        OSError
+    ):  # the entry in the folder, too, should outlive a power cut; not every file system can
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -151,7 +155,9 @@ def _pack(value: Any, tensors: dict[str, Any], where: str) -> Any:
         tensors[name] = value.detach().to("cpu", copy=True).contiguous()
         return {"tensor": name}
     if isinstance(value, dict):
-        return {"dict": [[_pack(k, tensors, where), _pack(v, tensors, f"{where}.{k}")] for k, v in value.items()]}
+        return {
+            "dict": [[_pack(k, tensors, where), _pack(v, tensors, f"{where}.{k}")] for k, v in value.items()]
+        }
     if isinstance(value, (list, tuple)):
         kind = "tuple" if isinstance(value, tuple) else "list"
         return {kind: [_pack(v, tensors, f"{where}[{i}]") for i, v in enumerate(value)]}

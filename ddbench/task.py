@@ -91,7 +91,9 @@ def pick_device(name: str = "auto") -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     index = int(found.group(1) or 0)
     if index >= count:
-        raise ValueError(f"device is {name!r} but torch sees {count} GPUs; use --device cpu (see: ddbench doctor)")
+        raise ValueError(
+            f"device is {name!r} but torch sees {count} GPUs; use --device cpu (see: ddbench doctor)"
+        )
     return torch.device("cuda", index)
 
 
@@ -117,8 +119,12 @@ def _restore(thing: Any, saved: Any, where: str, device: torch.device) -> None:
     """Put ``saved`` back into ``thing`` in place."""
     if isinstance(thing, Tensor):
         if not isinstance(saved, Tensor) or saved.shape != thing.shape or saved.dtype != thing.dtype:
-            form = f"{saved.dtype} {tuple(saved.shape)}" if isinstance(saved, Tensor) else type(saved).__name__
-            raise store.DamagedError(f"{where} is {thing.dtype} {tuple(thing.shape)} but the checkpoint has {form}")
+            form = (
+                f"{saved.dtype} {tuple(saved.shape)}" if isinstance(saved, Tensor) else type(saved).__name__
+            )
+            raise store.DamagedError(
+                f"{where} is {thing.dtype} {tuple(thing.shape)} but the checkpoint has {form}"
+            )
         with torch.no_grad():
             thing.copy_(saved)
     elif isinstance(thing, torch.Generator):
@@ -166,7 +172,9 @@ class RunTask:
 
     def __post_init__(self) -> None:
         if self.ipc < 0:
-            raise ValueError(f"ipc is {self.ipc}; expected at least 1 image a class (0: the method does not use it)")
+            raise ValueError(
+                f"ipc is {self.ipc}; expected at least 1 image a class (0: the method does not use it)"
+            )
         self._generators = Generators(self.seed, "distil")
         self._progress = _Progress()
         self._loops = 0
@@ -187,7 +195,9 @@ class RunTask:
 
     def holdout(self, fraction: float) -> tuple[ImageData, ImageData]:
         if not 0 < fraction < 1:
-            raise ValueError(f"holdout fraction is {fraction}; expected a number between 0 and 1, both excluded")
+            raise ValueError(
+                f"holdout fraction is {fraction}; expected a number between 0 and 1, both excluded"
+            )
         rng = Generators(self.seed, "distil", "holdout")(str(fraction))
         kept, held = [], []
         for c in range(self.train.classes):
@@ -202,7 +212,9 @@ class RunTask:
             held.append(order[:count].sort().values)
             kept.append(order[count:].sort().values)
         both = [torch.cat(part).sort().values for part in (kept, held)]
-        return self.train.subset(both[0], f"{self.train.split}-kept"), self.train.subset(both[1], f"{self.train.split}-held")
+        return self.train.subset(both[0], f"{self.train.split}-kept"), self.train.subset(
+            both[1], f"{self.train.split}-held"
+        )
 
     # -------------------------------------------------------------------------------------------- networks
 
@@ -238,7 +250,9 @@ class RunTask:
         if total < 0:
             raise ValueError(f"a loop of {total} iterations; expected 0 or more")
         if self._inside:
-            raise RuntimeError("task.loop inside task.loop; use range() for the inner one (the outer one is checkpointed)")
+            raise RuntimeError(
+                "task.loop inside task.loop; use range() for the inner one (the outer one is checkpointed)"
+            )
         for i, thing in enumerate(state):
             _state_of(thing, f"state[{i}] of task.loop")  # say so now, not after half a minute
         return self._loop(total, state)
@@ -255,7 +269,13 @@ class RunTask:
         self._inside = True
         try:
             with tqdm(
-                total=total, initial=done, desc=description, unit="it", disable=self.quiet, leave=False, dynamic_ncols=True
+                total=total,
+                initial=done,
+                desc=description,
+                unit="it",
+                disable=self.quiet,
+                leave=False,
+                dynamic_ncols=True,
             ) as self._bar:
                 for it in range(done, total):
                     if self.budget.used_up():
@@ -333,7 +353,9 @@ class RunTask:
         """
         if not self._rows:
             return
-        rows = [{k: v if k in ("loop", "iteration") else float(v) for k, v in row.items()} for row in self._rows]
+        rows = [
+            {k: v if k in ("loop", "iteration") else float(v) for k, v in row.items()} for row in self._rows
+        ]
         self._rows.clear()
         if self.run is not None:
             path = self.run.trace_path(self.key)
@@ -376,12 +398,16 @@ class RunTask:
         tensors: Mapping[str, Tensor] | None = None,
     ) -> DistilledSet:
         def kept(t: Tensor) -> Tensor:
-            return t.detach().to("cpu", copy=True).contiguous()  # a copy: the method may go on changing its own
+            return (
+                t.detach().to("cpu", copy=True).contiguous()
+            )  # a copy: the method may go on changing its own
 
         if images is not None and subset is not None:
             raise ValueError("task.distilled got images= and subset=; expected one of them")
         if ids is not None and targets is not None:
-            raise ValueError("task.distilled got ids= and targets=; expected one of them (Targets has ids too)")
+            raise ValueError(
+                "task.distilled got ids= and targets=; expected one of them (Targets has ids too)"
+            )
         parts = {name: kept(t) for name, t in (tensors or {}).items()}
         if images is not None:
             parts["images"] = kept(images)
@@ -394,11 +420,15 @@ class RunTask:
             raise ValueError("task.distilled got nothing to store; expected images=, subset= or tensors=")
         if targets is None:
             if ids is None:
-                raise ValueError("task.distilled got no labels; expected ids= (class ids) or targets=Targets(...)")
+                raise ValueError(
+                    "task.distilled got no labels; expected ids= (class ids) or targets=Targets(...)"
+                )
             targets = Targets(ids=kept(ids))
         else:
             rows = {name: kept(t) for name, t in targets.rows().items()}
-            targets = replace(targets, **rows)
+            targets = replace(
+                targets, ids=rows.get("ids"), soft=rows.get("soft"), weights=rows.get("weights")
+            )
         return DistilledSet(
             tensors=parts,
             targets=targets,
@@ -438,12 +468,16 @@ class RunTask:
             peak_mib=meter.peak_mib,
             device=str(self.device),
             iterations=progress.iterations,
-            iterations_per_s=progress.fresh / progress.seconds if progress.fresh and progress.seconds > 0 else 0.0,
+            iterations_per_s=progress.fresh / progress.seconds
+            if progress.fresh and progress.seconds > 0
+            else 0.0,
             teacher_s=self._teacher_s,
         )
         notes = dict(distilled.card.notes)
         if self.partial:
-            notes["partial"] = f"{progress.iterations} of {progress.total} iterations when the time budget was used up"
+            notes["partial"] = (
+                f"{progress.iterations} of {progress.total} iterations when the time budget was used up"
+            )
         return distilled.changed(card={"cost": cost, "partial": self.partial, "notes": notes})
 
     def remove_checkpoints(self) -> None:

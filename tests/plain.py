@@ -44,7 +44,9 @@ def train(
             losses.append(loss.item())
         if epoch + 1 in plan.milestones:
             lr *= plan.gamma
-            sgd = torch.optim.SGD(net.parameters(), lr=lr, momentum=plan.momentum, weight_decay=plan.weight_decay)
+            sgd = torch.optim.SGD(
+                net.parameters(), lr=lr, momentum=plan.momentum, weight_decay=plan.weight_decay
+            )
     return net, losses
 
 

@@ -31,7 +31,13 @@ class TestDistill:
         a, b = (ddbench.distill("random", gauss2, ipc=2, seed=3, device="cpu", quiet=True) for _ in range(2))
         assert a.fingerprint() == b.fingerprint()
         card = a.card
-        assert (card.method, card.recipe, card.dataset, card.ipc, card.seed) == ("random", "defaults", "gauss2", 2, 3)
+        assert (card.method, card.recipe, card.dataset, card.ipc, card.seed) == (
+            "random",
+            "defaults",
+            "gauss2",
+            2,
+            3,
+        )
 
     def test_by_name_and_with_a_run_folder_it_is_the_set_of_a_run_and_read_the_second_time(self, tmp_path):
         made = ddbench.distill("random", "digits", 1, device="cpu", run=tmp_path, quiet=True)
@@ -62,7 +68,9 @@ class TestDistill:
 
 class TestLoad:
     def test_a_data_set_and_a_missing_file_are_told_apart(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match=r"'digits' is a data set, .*ddbench.data.load\('digits'\)"):
+        with pytest.raises(
+            FileNotFoundError, match=r"'digits' is a data set, .*ddbench.data.load\('digits'\)"
+        ):
             ddbench.load("digits")
         with pytest.raises(FileNotFoundError, match="no distilled set .*x.safetensors"):
             ddbench.load(tmp_path / "x.safetensors")
@@ -75,7 +83,9 @@ class TestEvaluate:
         keep = made.tensors["indices"]
         images, labels = gauss2.train.images[keep], gauss2.train.labels[keep]
         unit = (images.float() / 255).numpy()
-        mean, std = (np.array(v, dtype=np.float32).reshape(1, -1, 1, 1) for v in (gauss2.train.mean, gauss2.train.std))
+        mean, std = (
+            np.array(v, dtype=np.float32).reshape(1, -1, 1, 1) for v in (gauss2.train.mean, gauss2.train.std)
+        )
         values = [
             score(made, None, gauss2),
             score(tmp_path / "s.safetensors", None, gauss2),
@@ -90,9 +100,13 @@ class TestEvaluate:
 
     def test_a_set_knows_its_data_and_every_network_gets_a_record(self):
         made = ddbench.distill("random", "digits", 1, device="cpu", quiet=True)
-        records = ddbench.evaluate(made, networks=["MLP", "ConvNetD1W32"], repeats=2, device="cpu", quiet=True)
+        records = ddbench.evaluate(
+            made, networks=["MLP", "ConvNetD1W32"], repeats=2, device="cpu", quiet=True
+        )
         assert [r.cell.network for r in records] == ["MLP", "ConvNetD1W32"]
-        assert [len(r.scores) for r in records] == [2, 2] and {r.cell.distil.dataset for r in records} == {"digits"}
+        assert [len(r.scores) for r in records] == [2, 2] and {r.cell.distil.dataset for r in records} == {
+            "digits"
+        }
 
     def test_what_does_not_go_together_is_said(self, gauss2):
         images, labels = ten(gauss2)
@@ -117,7 +131,11 @@ class TestImages:
 
     def test_floats_without_a_space_are_refused_with_their_range(self, gauss2):
         unit = ten(gauss2)[0].float() / 255
-        self.refused(gauss2, r'which does not say what their values mean; expected space="input".*perhaps \'unit\'', unit)
+        self.refused(
+            gauss2,
+            r'which does not say what their values mean; expected space="input".*perhaps \'unit\'',
+            unit,
+        )
         self.refused(gauss2, r"perhaps 'input'", unit * 4 - 2)
 
     def test_a_space_that_contradicts_the_type_is_refused(self, gauss2):
@@ -128,8 +146,16 @@ class TestImages:
 
     def test_shapes_are_checked_and_channels_last_recognised(self, gauss2, gauss3):
         images = ten(gauss3)[0]
-        self.refused(gauss3, r"expected \(n, 3, 16, 16\); channels come last: images.permute", images.permute(0, 2, 3, 1))
-        self.refused(gauss3, r"images have shape \(6, 3, 8, 8\) but gauss3 has images of \(3, 16, 16\)", images[..., ::2, ::2])
+        self.refused(
+            gauss3,
+            r"expected \(n, 3, 16, 16\); channels come last: images.permute",
+            images.permute(0, 2, 3, 1),
+        )
+        self.refused(
+            gauss3,
+            r"images have shape \(6, 3, 8, 8\) but gauss3 has images of \(3, 16, 16\)",
+            images[..., ::2, ::2],
+        )
         self.refused(gauss3, r"images have shape \(3, 16, 16\); expected \(n, C, H, W\)", images[0])
         self.refused(gauss3, r"with n at least 1", images[:0], torch.zeros(0))
         self.refused(gauss3, "images are torch.int64; expected uint8", images.long())
@@ -138,7 +164,9 @@ class TestImages:
     def test_nan_pixels_are_refused_with_their_row(self, gauss2):
         images = ten(gauss2)[0].float()
         images[2, 0, 3, 3] = float("nan")
-        self.refused(gauss2, r"images have 1 values that are not finite .*first in row 2", images, space="unit")
+        self.refused(
+            gauss2, r"images have 1 values that are not finite .*first in row 2", images, space="unit"
+        )
 
     def test_a_space_of_ones_own_and_a_codec_are_taken(self, gauss2):
         images, labels = ten(gauss2)
@@ -165,11 +193,23 @@ class TestLabels:
         ("labels", "kind", "text"),
         [
             ([0, 1, 2, 0], None, "labels run from 0 to 2 but toy has 2 classes; expected 0 to 1"),
-            ([1, 2, 2, 1], None, "labels run from 1 to 2 but toy has 2 classes; expected 0 to 1; labels that count from 1"),
+            (
+                [1, 2, 2, 1],
+                None,
+                "labels run from 1 to 2 but toy has 2 classes; expected 0 to 1; labels that count from 1",
+            ),
             ([-1, 0, 1, 1], None, "labels run from -1 to 1"),
             ([0.5, 1, 1, 0], None, r"labels (n,) are not whole numbers; expected class ids"),
-            ([0, 1], None, "labels have shape (2,) for 4 images; expected class ids (4,) or soft labels (4, 2)"),
-            ([[1.0, 0.0, 0.0]] * 4, None, "soft labels have shape (4, 3) but toy has 2 classes; expected (4, 2)"),
+            (
+                [0, 1],
+                None,
+                "labels have shape (2,) for 4 images; expected class ids (4,) or soft labels (4, 2)",
+            ),
+            (
+                [[1.0, 0.0, 0.0]] * 4,
+                None,
+                "soft labels have shape (4, 3) but toy has 2 classes; expected (4, 2)",
+            ),
             ([[3.0, 1.0]] * 4, None, "rows sum to between 4 and 4: neither probabilities nor surely logits"),
             ([[3.0, 1.0]] * 4, "probabilities", "said to be probabilities, but their values start at 1"),
             ([[1.0, float("nan")]] * 4, None, "labels have 4 values that are not finite"),

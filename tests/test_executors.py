@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_runner import cell, context, plugins, statuses  # noqa: F401: plugins is a fixture
+from test_runner import cell, context, plugins, statuses  # noqa: F401  (plugins is a fixture)
 
 from ddbench import executors, runner, store
 
@@ -58,7 +58,9 @@ def test_the_quota_of_the_cache_is_kept_after_a_run(tmp_path, plugins, monkeypat
     old.write_bytes(b"x" * 5000)
     os.utime(old, (time.time() - 5000,) * 2)
     monkeypatch.setenv("DDBENCH_CACHE_QUOTA", "1K")
-    assert executors.run([cell()], context(tmp_path / "run", plugins)).pruned_bytes == 5000 and not old.exists()
+    assert (
+        executors.run([cell()], context(tmp_path / "run", plugins)).pruned_bytes == 5000 and not old.exists()
+    )
 
 
 def test_an_outcome_is_said_in_one_line(tmp_path, plugins):  # noqa: F811

@@ -40,7 +40,9 @@ def test_a_suite_becomes_every_combination(tmp_path):
 
 
 def test_full_stands_once_a_seed_and_last_under_the_protocol_that_the_suite_names(tmp_path):
-    cells = plan.cells(suite_of(tmp_path, GOOD + "upper_bound: {method: full, protocol: quick-full, repeats: 1}\n"))
+    cells = plan.cells(
+        suite_of(tmp_path, GOOD + "upper_bound: {method: full, protocol: quick-full, repeats: 1}\n")
+    )
     full = [c for c in cells if c.distil.method == "full"]
     assert [(c.distil.ipc, c.distil.seed, c.protocol, c.repeats) for c in full[::2]] == [
         (0, 0, "quick-full", 1), (0, 1, "quick-full", 1)
@@ -60,7 +62,10 @@ def test_the_embedded_suite_is_the_one_of_the_readme():
     cells = plan.cells(plan.load("embedded"))
     assert {c.distil.method for c in cells} == {"full", "random", "herding", "k_center", "dm", "datadam"}
     assert {c.distil.dataset for c in cells} == {"digits"} and {c.distil.seed for c in cells} == {0, 1, 2}
-    assert {c.network for c in cells} == {"ConvNetD2W32"} and {c.protocol for c in cells} == {"quick", "quick-full"}
+    assert {c.network for c in cells} == {"ConvNetD2W32"} and {c.protocol for c in cells} == {
+        "quick",
+        "quick-full",
+    }
     assert len(cells) == 5 * 2 * 3 + 3
 
 
@@ -121,7 +126,9 @@ def test_all_faults_are_said_at_once(tmp_path):
 
 
 def test_no_suite_and_no_mapping_are_said(tmp_path):
-    with pytest.raises(plan.PlanError, match=r"no suite 'embeded'; nearest: embedded \(or a file: FILE.yaml\)"):
+    with pytest.raises(
+        plan.PlanError, match=r"no suite 'embeded'; nearest: embedded \(or a file: FILE.yaml\)"
+    ):
         plan.load("embeded")
     with pytest.raises(plan.PlanError, match=r"no suite file .*nothing.yaml"):
         plan.load(tmp_path / "nothing.yaml")
@@ -138,7 +145,10 @@ def test_no_suite_and_no_mapping_are_said(tmp_path):
         (dict(methods=["randm"]), r"--method: no method 'randm'; nearest: random"),
         (dict(methods=["random"], ipc=[0]), r"--ipc: ipc is 0; expected at least 1"),
         (dict(methods=["random"], datasets=["cifar"]), r"--dataset: no data set 'cifar'; nearest: cifar10"),
-        (dict(methods=["random"], settings={"lr": "1"}), r"--set: method 'random' has no setting 'lr'; it has no settings"),
+        (
+            dict(methods=["random"], settings={"lr": "1"}),
+            r"--set: method 'random' has no setting 'lr'; it has no settings",
+        ),
         (dict(methods=["dm"], recipe="nobody"), r"--recipe: method 'dm' has no recipe 'nobody' for digits"),
         (dict(methods=["random"], seeds=0), r"--seeds: given 0 \(int\)"),
         (dict(methods=["random"], repeats=0), r"--repeats: given 0 \(int\); expected at least 1"),

@@ -40,7 +40,7 @@ HEAD = '''
     from dataclasses import dataclass
     from pathlib import Path
     import torch
-    from ddbench.contract import DistilledSet, Program
+    from ddbench.contract import DistilledSet, Targets
     from ddbench.registry import method
 
     @method(family="made up", labels="hard")
@@ -58,40 +58,48 @@ FIRST = '''
             keep = torch.cat([task.train.of_class(c)[: task.ipc or None] for c in range(2)])
             return task.distilled(subset=keep)
 '''
-RAISES = '''
+RAISES = """
         def distill(self, task):
             raise KeyError("lost key")
-'''
-NAN = '''
+"""
+NAN = """
         def distill(self, task):
             return task.distilled(images=torch.full((2, 1, 8, 8), float("nan")), ids=torch.arange(2))
-'''
-MEMORY = '''
+"""
+MEMORY = """
         def distill(self, task):
             raise MemoryError("1 TiB wanted")
-'''
-PROGRAM = '''
+"""
+VALUES = """
         def distill(self, task):
-            made = task.distilled(images=torch.zeros(2, 1, 8, 8), ids=torch.arange(2))
-            return made.changed(program=Program(torch.ones(1)))
-'''
-SLOW = '''
+            targets = Targets(soft=torch.eye(2), kind="values")
+            return task.distilled(images=torch.zeros(2, 1, 8, 8), targets=targets)
+"""
+SLOW = """
         steps: int = 20
         pause_s: float = 0.0
 
         def distill(self, task):
-            x = torch.randn(2, 1, 8, 8, generator=task.rng("init"))
+            x = torch.arange(2.0).view(2, 1, 1, 1) - 0.5 + 0.1 * torch.rand(2, 1, 8, 8, generator=task.rng("init"))
             for _ in task.loop(self.steps, [x]):
-                x += 0.1 * torch.randn(x.shape, generator=task.rng("step"))
+                x += 0.01 * torch.randn(x.shape, generator=task.rng("step"))
                 time.sleep(self.pause_s)
             return task.distilled(images=x, ids=torch.arange(2))
-'''
-BROKEN = '''
+"""
+BROKEN = """
         import no_such_module_at_all
         def distill(self, task):
             pass
-'''
-METHODS = {"first": FIRST, "raises": RAISES, "nan": NAN, "memory": MEMORY, "program": PROGRAM, "slow": SLOW, "broken": BROKEN}
+"""
+METHODS = {
+    "first": FIRST,
+    "raises": RAISES,
+    "nan": NAN,
+    "memory": MEMORY,
+    "values": VALUES,
+    "slow": SLOW,
+    "broken": BROKEN,
+}
 
 
 def write_plugins(folder: Path) -> tuple[Path, ...]:
@@ -137,17 +145,24 @@ class TestRecords:
         assert record.recipe == "defaults" and record.protocol_version and record.created.endswith("+00:00")
         assert len(record.scores) == 1 and 0 <= record.scores[0].value <= 1
         p = record.provenance
-        assert p.ddbench and p.torch == torch.__version__ and p.device == "cpu" and p.threads >= 1 and p.engine
+        assert (
+            p.ddbench and p.torch == torch.__version__ and p.device == "cpu" and p.threads >= 1 and p.engine
+        )
         assert record.spent.distil_s > 0 and record.spent.evaluate_s > 0
         path = store.RunFolder(tmp_path).set_path(record.set_key)
         card = sets.read(path).card
-        assert (card.method, card.recipe, card.dataset, card.seed) == ("run_first", "defaults", "run_blobs", 0)
+        assert (card.method, card.recipe, card.dataset, card.seed) == (
+            "run_first",
+            "defaults",
+            "run_blobs",
+            0,
+        )
         assert record.set_fingerprint == sets.read(path).fingerprint()
 
     def test_the_same_cell_gives_the_same_scores_anywhere(self, tmp_path, plugins):
         a = runner.evaluate(cell("slow"), context(tmp_path / "a", plugins)).record
         b = runner.evaluate(cell("slow"), context(tmp_path / "b", plugins)).record
-        assert a.scores == b.scores and a.key == b.key and a.set_fingerprint == b.set_fingerprint
+        assert a.scores and a.scores == b.scores and a.key == b.key and a.set_fingerprint == b.set_fingerprint
 
     def test_all_methods_meet_the_same_students(self):
         seeds = [[g.seed for g in runner.student_generators(seed, 3)] for seed in (0, 0, 1)]
@@ -230,19 +245,23 @@ class TestDoneCells:
 
 class TestFailures:
     def test_they_are_recorded_with_their_reason_and_the_rest_goes_on(self, tmp_path, plugins):
-        names = ["raises", "nan", "memory", "broken", "program", "first"]
+        names = ["raises", "nan", "memory", "broken", "values", "first"]
         summary = executors.run([cell(n) for n in names], context(tmp_path, plugins))
         assert statuses(summary) == ["failed"] * 4 + ["skipped", "ok"] and summary.exit_status == 1
-        reasons = {r.cell.distil.method.removeprefix("run_"): r.reason for r in store.RunFolder(tmp_path).records()}
-        assert "KeyError: 'lost key' (run_raises.py:" in reasons["raises"] and "in distill)" in reasons["raises"]
+        reasons = {
+            r.cell.distil.method.removeprefix("run_"): r.reason for r in store.RunFolder(tmp_path).records()
+        }
+        assert (
+            "KeyError: 'lost key' (run_raises.py:" in reasons["raises"] and "in distill)" in reasons["raises"]
+        )
         assert "tensor 'images' of the distilled set has 128 values that are not finite" in reasons["nan"]
         assert "MemoryError: out of memory; lower --memory-limit" in reasons["memory"]
         assert "PluginError: " in reasons["broken"] and "no_such_module_at_all" in reasons["broken"]
-        assert reasons["program"] and reasons["first"] == ""
+        assert "free values" in reasons["values"] and reasons["first"] == ""
         assert str(summary) == "6 cells: 1 done, 1 skipped, 4 failed"
 
     def test_a_failed_cell_is_tried_again_and_a_skipped_one_is_not(self, tmp_path, plugins):
-        cells = [cell("raises"), cell("program")]
+        cells = [cell("raises"), cell("values")]
         executors.run(cells, context(tmp_path, plugins))
         assert statuses(executors.run(cells, context(tmp_path, plugins))) == ["failed", "cached"]
 
@@ -255,7 +274,9 @@ class TestFailures:
 
     def test_a_record_of_a_plug_in_that_did_not_load_goes_when_it_does(self, tmp_path, plugins, monkeypatch):
         session = runner.Session(context(tmp_path, plugins))
-        monkeypatch.setattr(runner.data, "load", lambda *a, **k: (_ for _ in ()).throw(FileNotFoundError("put it there")))
+        monkeypatch.setattr(
+            runner.data, "load", lambda *a, **k: (_ for _ in ()).throw(FileNotFoundError("put it there"))
+        )
         failed = session.evaluate(cell())
         assert failed.status == "failed" and "FileNotFoundError: put it there" in failed.reason
         monkeypatch.undo()
@@ -291,18 +312,38 @@ class TestTimeBudget:
         assert statuses(summary) == ["left", "left"] and summary.exit_status == 0
         assert "2 left for the next run" in str(summary) and store.RunFolder(tmp_path).records() == []
 
-    def test_a_distillation_stops_at_a_checkpoint_and_the_next_run_ends_it_with_the_same_bits(self, tmp_path, plugins):
+    def test_a_distillation_stops_at_a_checkpoint_and_the_next_run_ends_it_with_the_same_bits(
+        self, tmp_path, plugins
+    ):
         one = cell("slow", steps=40, pause_s=0.02)
         summary = executors.run([one], context(tmp_path / "a", plugins, budget=TimeBudget(0.4)))
-        assert statuses(summary) == ["left"] and "of 40 iterations when the time budget" in summary.outcomes[0].reason
+        assert (
+            statuses(summary) == ["left"]
+            and "of 40 iterations when the time budget" in summary.outcomes[0].reason
+        )
         run = store.RunFolder(tmp_path / "a")
         assert sets.read(run.sets()[0]).card.partial, "what there was is stored, marked"
         assert list((tmp_path / "a" / "checkpoints").glob("*/*"))
         assert statuses(executors.run([one], context(tmp_path / "a", plugins))) == ["ok"]
-        assert not list((tmp_path / "a" / "checkpoints").glob("*")), "the checkpoint goes when the set is stored"
+        assert not list((tmp_path / "a" / "checkpoints").glob("*")), (
+            "the checkpoint goes when the set is stored"
+        )
         whole = runner.evaluate(one, context(tmp_path / "b", plugins)).record
         assert run.records()[0].set_fingerprint == whole.set_fingerprint
         assert run.records()[0].spent.iterations == 40
+
+    def test_students_that_are_not_ready_in_time_are_left_and_the_set_is_kept(self, tmp_path, plugins):
+        class Looks(TimeBudget):
+            looks = 2  # one before the cell, one before the distillation, the next among the students
+
+            def used_up(self) -> bool:
+                self.looks -= 1
+                return self.looks < 0
+
+        outcome = runner.evaluate(cell(), context(tmp_path, plugins, budget=Looks()))
+        assert outcome.status == "left" and "while students were training" in outcome.reason
+        run = store.RunFolder(tmp_path)
+        assert run.records() == [] and not sets.read(run.sets()[0]).card.partial
 
     def test_a_forced_repeat_that_is_cut_short_does_not_replace_a_whole_set(self, tmp_path, plugins):
         one = cell("slow", steps=10, pause_s=0.02)
@@ -333,7 +374,11 @@ def child(run: Path, cells: list[Cell], plugins: tuple[Path, ...]) -> subprocess
     root = str(Path(__file__).parent.parent)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
     return subprocess.Popen(
-        [sys.executable, "-c", CHILD, argument], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", CHILD, argument],
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
 
 
@@ -355,7 +400,10 @@ class TestProcesses:
         one = cell("slow", steps=60, pause_s=0.03)
         process = child(tmp_path / "run", [one], plugins)
         deadline = time.monotonic() + 60
-        while not list((tmp_path / "run").glob("checkpoints/*/loop-0.safetensors")) and time.monotonic() < deadline:
+        while (
+            not list((tmp_path / "run").glob("checkpoints/*/loop-0.safetensors"))
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.01)
         time.sleep(0.2)
         process.send_signal(signal.SIGKILL)
@@ -364,4 +412,4 @@ class TestProcesses:
         assert left and 0 < store.load_state(left[0])["done"] < 60
         resumed = runner.evaluate(one, context(tmp_path / "run", plugins)).record
         whole = runner.evaluate(one, context(tmp_path / "whole", plugins)).record
-        assert resumed.set_fingerprint == whole.set_fingerprint and resumed.scores == whole.scores
+        assert resumed.set_fingerprint == whole.set_fingerprint and resumed.scores == whole.scores != []

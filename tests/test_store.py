@@ -14,7 +14,12 @@ from ddbench.records import Cell, DistilCell, Provenance, Record
 
 
 def record(key: str = "k1") -> Record:
-    cell = Cell(distil=DistilCell(method="random", dataset="digits", ipc=1, seed=0), protocol="quick", network="MLP", repeats=1)
+    cell = Cell(
+        distil=DistilCell(method="random", dataset="digits", ipc=1, seed=0),
+        protocol="quick",
+        network="MLP",
+        repeats=1,
+    )
     return Record(key=key, set_key="s1", cell=cell, status="ok", provenance=Provenance(ddbench="0"))
 
 
@@ -37,10 +42,15 @@ def test_the_temporary_file_keeps_the_suffix_and_the_folder(tmp_path):
 
 @pytest.mark.parametrize(
     ("code", "text"),
-    [(errno.ENOSPC, "the disk is full; free some space"), (errno.EROFS, "read-only for this user; choose a folder")],
+    [
+        (errno.ENOSPC, "the disk is full; free some space"),
+        (errno.EROFS, "read-only for this user; choose a folder"),
+    ],
 )
 def test_a_full_or_read_only_disk_is_said_with_the_path_and_what_to_do(tmp_path, code, text):
-    with pytest.raises(store.WriteError, match=rf"cannot write .*x\.json: .*{text}.*nothing that was there before"):
+    with pytest.raises(
+        store.WriteError, match=rf"cannot write .*x\.json: .*{text}.*nothing that was there before"
+    ):
         with store.writing(tmp_path / "x.json"):
             raise OSError(code, os.strerror(code))
     assert not list(tmp_path.iterdir())
@@ -50,7 +60,9 @@ def test_a_full_disk_inside_the_safetensors_writer_is_said_as_well(tmp_path):
     from safetensors import SafetensorError
 
     with pytest.raises(store.WriteError, match="the disk is full"), store.writing(tmp_path / "x.safetensors"):
-        raise SafetensorError('Error while serializing: I/O error: Os { code: 28, kind: StorageFull, message: "" }')
+        raise SafetensorError(
+            'Error while serializing: I/O error: Os { code: 28, kind: StorageFull, message: "" }'
+        )
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
@@ -74,7 +86,10 @@ def test_a_file_where_a_folder_should_be_is_said(tmp_path):
 
 def test_two_locks_on_one_path_exclude_each_other(tmp_path):
     with store.Lock(tmp_path / "a"):
-        with pytest.raises(TimeoutError, match=r"a\.lock is held by another process"), store.Lock(tmp_path / "a", wait_s=0):
+        with (
+            pytest.raises(TimeoutError, match=r"a\.lock is held by another process"),
+            store.Lock(tmp_path / "a", wait_s=0),
+        ):
             pass
     with store.Lock(tmp_path / "a", wait_s=0):
         pass
@@ -108,7 +123,9 @@ def test_a_truncated_checkpoint_names_the_file_and_what_to_do(tmp_path, cut):
     path = tmp_path / "s.safetensors"
     store.save_state(path, {"x": torch.ones(100)})
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(store.DamagedError, match=r"checkpoint .*s\.safetensors is damaged or truncated .*remove it to start"):
+    with pytest.raises(
+        store.DamagedError, match=r"checkpoint .*s\.safetensors is damaged or truncated .*remove it to start"
+    ):
         store.load_state(path)
 
 
@@ -137,7 +154,9 @@ def test_a_truncated_record_is_named_and_may_be_listed_instead_of_raised(tmp_pat
     folder.write_record(record("k1"))
     path = folder.write_record(record("k2"))
     path.write_text(path.read_text()[:50])
-    with pytest.raises(store.DamagedError, match=r"record .*k2\.json can't be read .*remove it and run again"):
+    with pytest.raises(
+        store.DamagedError, match=r"record .*k2\.json can't be read .*remove it and run again"
+    ):
         folder.records()
     skipped: list[str] = []
     assert [r.key for r in folder.records(skipped)] == ["k1"]
@@ -177,7 +196,9 @@ def test_prune_removes_the_least_recently_used_until_the_quota_holds(tmp_path):
     assert [e.path.name for e in store.entries(tmp_path)] == ["new"]
 
 
-@pytest.mark.parametrize(("text", "size"), [("10", 10), ("2K", 2048), ("1.5 MiB", 3 << 19), ("20gb", 20 << 30)])
+@pytest.mark.parametrize(
+    ("text", "size"), [("10", 10), ("2K", 2048), ("1.5 MiB", 3 << 19), ("20gb", 20 << 30)]
+)
 def test_sizes_are_read_with_units_of_1024(text, size):
     assert store.parse_size(text) == size
 

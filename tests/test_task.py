@@ -104,7 +104,10 @@ class TestLoop:
             if not again.partial:
                 break
             cuts += 1
-            assert result.card.partial and "of 40 iterations when the time budget" in result.card.notes["partial"]
+            assert (
+                result.card.partial
+                and "of 40 iterations when the time budget" in result.card.notes["partial"]
+            )
         assert cuts >= 4
         assert torch.equal(whole.tensors["images"], result.tensors["images"])
         assert result.card.cost.iterations == whole.card.cost.iterations == 40
@@ -135,14 +138,20 @@ class TestLoop:
         list(task(tmp_path).loop(2, [torch.zeros(50)]))
         path = tmp_path / "checkpoints" / "distill" / "loop-0.safetensors"
         path.write_bytes(path.read_bytes()[:-20])
-        with pytest.raises(store.DamagedError, match=r"loop-0\.safetensors is damaged or truncated .*remove it to start"):
+        with pytest.raises(
+            store.DamagedError, match=r"loop-0\.safetensors is damaged or truncated .*remove it to start"
+        ):
             list(task(tmp_path).loop(2, [torch.zeros(50)]))
 
     def test_a_checkpoint_of_something_else_is_refused(self, tmp_path):
         list(task(tmp_path).loop(2, [torch.zeros(5)]))
-        with pytest.raises(store.DamagedError, match=r"does not fit .*state\[0\] is torch.float32 \(6,\) but .* \(5,\)"):
+        with pytest.raises(
+            store.DamagedError, match=r"does not fit .*state\[0\] is torch.float32 \(6,\) but .* \(5,\)"
+        ):
             list(task(tmp_path).loop(2, [torch.zeros(6)]))
-        with pytest.raises(store.DamagedError, match="1 things of a loop of 2, the method has 1 of a loop of 3"):
+        with pytest.raises(
+            store.DamagedError, match="1 things of a loop of 2, the method has 1 of a loop of 3"
+        ):
             list(task(tmp_path).loop(3, [torch.zeros(5)]))
 
     def test_a_state_that_cannot_be_kept_is_refused_at_once(self):
@@ -251,7 +260,8 @@ class TestDistilled:
 
 class TestTimeAndDevice:
     @pytest.mark.parametrize(
-        ("text", "seconds"), [("90", 90), ("90s", 90), ("9m", 540), ("1h", 3600), ("1h30m", 5400), ("1.5m", 90)]
+        ("text", "seconds"),
+        [("90", 90), ("90s", 90), ("9m", 540), ("1h", 3600), ("1h30m", 5400), ("1.5m", 90)],
     )
     def test_durations(self, text, seconds):
         assert parse_duration(text) == seconds
@@ -272,5 +282,7 @@ class TestTimeAndDevice:
         assert pick_device("cpu") == torch.device("cpu")
         with pytest.raises(ValueError, match="device is 'gpu'; expected auto, cpu, cuda"):
             pick_device("gpu")
-        with pytest.raises(ValueError, match=r"device is 'cuda:99' but torch sees \d+ GPUs; use --device cpu"):
+        with pytest.raises(
+            ValueError, match=r"device is 'cuda:99' but torch sees \d+ GPUs; use --device cpu"
+        ):
             pick_device("cuda:99")

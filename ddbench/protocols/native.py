@@ -23,6 +23,7 @@ from ddbench.protocols.train import Evaluation, RowProtocol, make_items, score
 from ddbench.seeding import Generators
 from ddbench.train.engine import EngineOptions, Progress, Trainees, keep_freed_memory, train_students
 from ddbench.train.students import input_shape, losses
+from ddbench.trainplan import TrainPlan
 
 
 def start_(net: nn.Module, program: Program, distilled: DistilledSet, generator: torch.Generator) -> None:
@@ -73,8 +74,6 @@ def replay(net: nn.Module, items: Items, program: Program) -> list[torch.Tensor]
     device = parameters[0].device
     net.train()
     told = []
-    from ddbench.trainplan import TrainPlan
-
     plan = TrainPlan(epochs=1)
     for size, batch in zip(program.step_sizes.tolist(), program.order, strict=True):
         rows = torch.tensor(batch, device=items.stored.device)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ddbench import codecs, registry
 from ddbench.contract import DistilledSet, Items, Labeller, RealData, Space
-from ddbench.protocols.rows import ProtocolRow
+from ddbench.protocols.rows import ROWS, ProtocolRow
 from ddbench.records import Score
 from ddbench.seeding import Generators
 from ddbench.train.engine import EngineOptions, Progress, Trainees, tested, train_students
@@ -37,7 +37,7 @@ def whole_split(distilled: DistilledSet) -> bool:
     """Whether a set is all of its training split: a subset that names each of its images."""
     if distilled.codec.name != "subset" or "indices" not in distilled.tensors:
         return False
-    distinct = len(distilled.tensors["indices"].unique())
+    distinct = len(torch.unique(distilled.tensors["indices"]))
     try:
         known = registry.facts("datasets", distilled.card.dataset).keywords.get("train")
     except (
@@ -75,8 +75,8 @@ class RowProtocol:
         targets, plan, name = distilled.targets, self.plan, self.name
         if distilled.kind != "image":
             return f"protocol {name} trains image classifiers, and this is a set of kind {distilled.kind!r}"
-        if "images" not in distilled.tensors and distilled.program is not None and not distilled.tensors:
-            return f"protocol {name} trains on items, and this set has none beside its program; use native"
+        if not distilled.tensors:
+            return f"protocol {name} trains on items, and this set stores none (a program alone); use native"
         whole = whole_split(distilled)
         if whole and self.row.data != "full":
             return (
@@ -89,7 +89,7 @@ class RowProtocol:
         if plan.loss == "ce" and targets.kind == "values":
             return f"protocol {name} trains by cross-entropy, and the set's soft targets are free values; they need an mse loss"
         if labeller is not None and plan.loss == "ce":
-            return f"protocol {name} trains by cross-entropy, and the set's labeller answers with logits; they need a kl or mse loss"
+            return f"protocol {name} trains by cross-entropy, and the set's labeller answers with logits; that needs kl or mse"
         if plan.loss in ("kl", "mse", "mse-gt") and targets.soft is None and labeller is None:
             return f"protocol {name} needs soft targets or a labeller (loss {plan.loss}), and the set has hard labels only"
         if (
@@ -147,8 +147,6 @@ class RowProtocol:
 
 
 def _full_twins() -> str:
-    from ddbench.protocols.rows import ROWS
-
     return ", ".join(name for name, row in ROWS.items() if row.data == "full")
 
 
@@ -172,8 +170,6 @@ def _labelled(
     shape = real.train.shape
     networks = load_networks(labeller, distilled, shape, items.classes, device=options.device)
     if labeller.sees == "clean" and items.visit is None:
-        from dataclasses import replace
-
         soft = answer_items(items, labeller, networks).to(options.dtype)
         return replace(items, soft=soft, kind="logits", labeller=None), None
     return items, _answering(labeller, networks, items.space, rounded=labeller.views is not None)

@@ -145,7 +145,7 @@ def multiply_adds(network: str, shape: tuple[int, int, int], classes: int) -> fl
     net = copy.deepcopy(_architecture(network, shape, classes)).eval()
     total = 0.0
 
-    def count(layer: nn.Module, _: Any, out: Tensor) -> None:
+    def count(layer: nn.Conv2d | nn.Linear, _: Any, out: Tensor) -> None:
         nonlocal total
         weight = layer.weight
         total += weight[0].numel() * (out[0].numel() if isinstance(layer, nn.Conv2d) else out.numel())
@@ -440,7 +440,7 @@ def _prepare(crew: _Crew, sizes: Sequence[int], items: Items) -> tuple[float, bo
     for b in sizes:
 
         def trial(b: int = b) -> None:
-            made = {"device": run.device, "dtype": run.options.dtype}
+            made: dict[str, Any] = {"device": run.device, "dtype": run.options.dtype}
             zeros = torch.zeros(many, b, dtype=torch.int64, device=run.device)
             step = Step(
                 0, True, torch.zeros(many, b, *run.shape, **made),
@@ -449,7 +449,7 @@ def _prepare(crew: _Crew, sizes: Sequence[int], items: Items) -> tuple[float, bo
                 run.kind,
                 None if items.weights is None else torch.ones(many, b, **made),
             )  # fmt: skip
-            crew.losses(step).sum().backward()
+            crew.losses(step).sum().backward()  # type: ignore[no-untyped-call,unused-ignore]
 
         seconds, worked = _warm(program, (b, items.ids is None, items.weights is None), trial)
         spent += seconds
@@ -485,7 +485,7 @@ def _train(
             for group in updates.param_groups:
                 group["lr"] = lr
         loss = crew.losses(step)
-        loss.sum().backward()
+        loss.sum().backward()  # type: ignore[no-untyped-call,unused-ignore]
         updates.step()
         updates.zero_grad(set_to_none=True)
         told.append(loss.detach())

@@ -7,7 +7,7 @@ A student's random numbers come from its own generators alone: ``weights``, ``or
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -201,7 +201,7 @@ class Feed:
         for g in self.generators:
             orders.append(torch.randperm(n, generator=g("order")) if law is None else law(epoch, g).cpu())
         order = torch.stack(orders)
-        for rows in order.split(self.plan.batch, dim=1):
+        for rows in torch.split(order, self.plan.batch, dim=1):
             if (
                 rows.shape[1] == self.plan.batch
                 or not self.plan.drop_last
@@ -241,6 +241,8 @@ class Feed:
     def _prepare(self, planned: list[_Planned]) -> Iterator[Step]:
         """Gather and augment steps of equal batch size together."""
         ready: dict[int, Step] = {}
+        seen: dict[int, Tensor] = {}
+        labeller = self.items.labeller
         for size in dict.fromkeys(p.rows.shape[1] for p in planned):
             which = [i for i, p in enumerate(planned) if p.rows.shape[1] == size]
             rows = torch.stack([planned[i].rows for i in which])  # (steps, G, b)
@@ -260,14 +262,13 @@ class Feed:
             for at, i in enumerate(which):
                 p = planned[i]
                 at_ids, at_soft, at_weights = (None if t is None else t[at] for t in (ids, soft, weights))
-                kind = self.items.kind
-                if self.answers is not None:
-                    labeller = self.items.labeller
-                    seen = clean if labeller is not None and labeller.sees == "clean" else x
-                    at_soft, kind = self._answered(p, seen[at]), "logits"
-                ready[i] = Step(p.epoch, p.last, x[at], at_ids, at_soft, kind, at_weights)
-        for i in range(len(planned)):
-            yield ready.pop(i)
+                seen[i] = (clean if labeller is not None and labeller.sees == "clean" else x)[at]
+                ready[i] = Step(p.epoch, p.last, x[at], at_ids, at_soft, self.items.kind, at_weights)
+        for i, p in enumerate(planned):
+            step, inputs = ready.pop(i), seen.pop(i)
+            if self.answers is not None:
+                step = replace(step, soft=self._answered(p, inputs), kind="logits")
+            yield step
 
     def _answered(self, p: _Planned, inputs: Tensor) -> Tensor:
         assert self.answers is not None

@@ -1,0 +1,469 @@
+"""The engine against its readable twin, and every promise of its paths."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import plain
+import pytest
+import torch
+from torch import Tensor
+
+from ddbench.contract import Items, Labeller, NetworkRef, RealData, Space
+from ddbench.nets.build import build, skeleton
+from ddbench.seeding import Generators
+from ddbench.train import engine, students
+from ddbench.train.engine import EngineOptions, choose_path, test_accuracy, train_students
+from ddbench.train.students import Feed, Stacked, losses, total_steps
+from ddbench.trainplan import TrainPlan, ViewPlan
+
+DOUBLE = EngineOptions(precision="float64")
+PLAN = TrainPlan(
+    epochs=5, batch=8, lr=0.05, schedule="steps", milestones=(3,), reset_optimiser=True, augment="dsa"
+)
+NET = "ConvNetD1W32"
+
+
+def made(
+    n: int = 21, shape: tuple[int, int, int] = (1, 8, 8), classes: int = 3, seed: int = 0, **more
+) -> Items:
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, *shape, generator=rng, dtype=torch.float64)
+    more = {"ids": torch.arange(n) % classes, "flip": False, **more}
+    return Items(x, lambda t: t, classes, **more)
+
+
+def crew(*seeds: int) -> list[Generators]:
+    return [Generators(seed) for seed in seeds]
+
+
+def twin_losses(items: Items, plan: TrainPlan, network: str, *seeds: int) -> Tensor:
+    told = [plain.train(items, plan, network, Generators(s))[1] for s in seeds]
+    return torch.tensor(told, dtype=torch.float64)
+
+
+class TestTwin:
+    @pytest.mark.parametrize(
+        "network", ["ConvNetD2W32", "MLP", "ConvNetD1W32BN", "ConvNetD1W32LN", "ConvNetD1W32GNMP"]
+    )
+    @pytest.mark.parametrize("path", ["plain", "stacked"])
+    def test_losses_are_the_twins_step_by_step(self, network, path):
+        items = made()
+        got = train_students(items, PLAN, network, crew(1, 2), replace(DOUBLE, path=path))
+        assert got.path == path
+        assert got.losses.shape == (2, 5 * 3)  # the last batch of 5 items is kept
+        assert torch.allclose(got.losses, twin_losses(items, PLAN, network, 1, 2), rtol=0, atol=1e-10)
+
+    def test_losses_are_the_twins_when_compiled(self):
+        items, plan = made(n=16), PLAN.changed(epochs=4)
+        want = twin_losses(items, plan, NET, 1, 2)
+        for path in ("compiled", "stacked-compiled"):
+            got = train_students(items, plan, NET, crew(1, 2), replace(DOUBLE, path=path))
+            assert got.path == path
+            assert got.compile_s > 0
+            assert torch.allclose(got.losses, want, rtol=0, atol=1e-10)
+            again = train_students(items, plan, NET, crew(2, 1), replace(DOUBLE, path=path))
+            assert again.compile_s == 0, "other students of the same shapes compile nothing anew"
+            assert torch.allclose(again.losses, want.flip(0), rtol=0, atol=1e-10)
+
+    def test_colour_images_with_flips_and_a_residual_network(self):
+        items, plan = made(n=4, shape=(3, 8, 8), flip=True), PLAN.changed(epochs=2)
+        got = train_students(items, plan, "ResNet18BN", crew(3), DOUBLE)
+        assert torch.allclose(got.losses, twin_losses(items, plan, "ResNet18BN", 3), rtol=0, atol=1e-9)
+
+    def test_trained_weights_and_accuracy_are_the_twins(self, gauss2: RealData):
+        train = gauss2.train
+        items = Items(train.space.real_to_input(train.images), lambda t: t, 2, ids=train.labels, flip=False)
+        plan = PLAN.changed(epochs=4)
+        net, _ = plain.train(items, plan, NET, Generators(5))
+        for path in ("plain", "stacked"):
+            options = replace(DOUBLE, path=path)
+            got = train_students(items, plan, NET, crew(5, 6), options)
+            for name, tensor in net.state_dict().items():
+                assert torch.allclose(got.states[0][name].double(), tensor.double(), rtol=0, atol=1e-10), name
+            inputs = train.space.real_to_input(gauss2.test.images).double()
+            want = plain.accuracy(net, inputs, gauss2.test.labels)
+            assert test_accuracy(got, gauss2.test, train.space, options)[0] == want
+
+    def test_running_statistics_of_stacked_students_are_those_of_single_ones(self):
+        items = made()
+        one, many = (
+            train_students(items, PLAN, "ConvNetD1W32BN", crew(1, 2), replace(DOUBLE, path=p))
+            for p in ("plain", "stacked")
+        )
+        for a, b in zip(one.states, many.states, strict=True):
+            assert a.keys() == b.keys()
+            assert all(torch.allclose(a[n].double(), b[n].double(), atol=1e-10) for n in a)
+
+    @pytest.mark.parametrize("optimiser", ["adam", "adamw"])
+    @pytest.mark.parametrize("decay_on", ["all", "matrices"])
+    def test_stacked_adam_is_one_adam_a_student(self, optimiser, decay_on):
+        plan = PLAN.changed(optimiser=optimiser, decay_on=decay_on, lr=1e-2, weight_decay=0.1)
+        one, many = (
+            train_students(made(), plan, NET, crew(1, 2), replace(DOUBLE, path=p)).losses
+            for p in ("plain", "stacked")
+        )
+        assert torch.allclose(one, many, rtol=0, atol=1e-9)
+
+    def test_decay_on_matrices_spares_biases_and_norms_even_when_stacked(self):
+        named = [
+            ("conv.weight", torch.zeros(2, 3, 1, 3, 3)),
+            ("norm.weight", torch.zeros(2, 3)),
+            ("conv.bias", torch.zeros(2, 3)),
+        ]
+        groups = engine.optimiser(PLAN.changed(decay_on="matrices"), named, 0.1, stacked=True).param_groups
+        assert [[tuple(p.shape) for p in g["params"]] for g in groups] == [
+            [(2, 3, 1, 3, 3)],
+            [(2, 3), (2, 3)],
+        ]
+        assert [g["weight_decay"] for g in groups] == [5e-4, 0.0]
+
+
+class TestIndependence:
+    def test_a_student_does_not_depend_on_those_beside_it(self):
+        items = made()
+        alone = train_students(items, PLAN, NET, crew(7), replace(DOUBLE, path="plain")).losses[0]
+        beside = train_students(items, PLAN, NET, crew(3, 7, 9), replace(DOUBLE, path="stacked")).losses[1]
+        assert torch.allclose(alone, beside, rtol=0, atol=1e-10)
+
+    def test_how_far_batches_are_drawn_ahead_changes_nothing(self, monkeypatch):
+        items = made()
+        far = train_students(items, PLAN, NET, crew(1), DOUBLE).losses
+        monkeypatch.setitem(students._WINDOW_MIB, "cpu", 0)
+        near = train_students(items, PLAN, NET, crew(1), DOUBLE).losses
+        assert torch.allclose(far, near, rtol=0, atol=1e-12)
+
+    @pytest.mark.parametrize("path", ["plain", "stacked"])
+    def test_same_seed_same_bits(self, path):
+        runs = [train_students(made(), PLAN, NET, crew(1, 2), EngineOptions(path=path)) for _ in range(2)]
+        assert torch.equal(runs[0].losses, runs[1].losses)
+        assert all(
+            torch.equal(a[n], b[n]) for a, b in zip(runs[0].states, runs[1].states, strict=True) for n in a
+        )
+
+    def test_the_global_generator_is_left_alone(self):
+        before = torch.get_rng_state()
+        train_students(made(), PLAN, NET, crew(1, 2))
+        assert torch.equal(before, torch.get_rng_state())
+
+
+class TestPlans:
+    def test_a_cap_on_steps_ends_inside_an_epoch_and_compresses_the_schedule(self):
+        items = made(n=24)  # 3 steps an epoch
+        plan = PLAN.changed(epochs=100, milestones=(51,), max_steps=8)
+        rates = []
+        wrapped = engine.optimiser
+
+        def spy(plan, named, lr, stacked=False):
+            rates.append(round(lr, 6))
+            return wrapped(plan, named, lr, stacked)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine, "optimiser", spy)
+            got = train_students(items, plan, NET, crew(1), DOUBLE)
+        assert got.losses.shape == (1, 8)
+        assert rates == [0.05, 0.005], "a new optimiser at the drop"
+        assert [engine._virtual_epoch(plan, 0, t, 8, 300) for t in range(8)] == [
+            0,
+            12,
+            25,
+            37,
+            50,
+            62,
+            75,
+            87,
+        ]
+
+    def test_steps_are_counted_with_short_batches_dropped_batches_and_caps(self):
+        assert total_steps(21, PLAN) == 15
+        assert total_steps(21, PLAN.changed(drop_last=True)) == 10
+        assert total_steps(5, PLAN.changed(drop_last=True)) == 5
+        assert total_steps(21, PLAN.changed(max_steps=4)) == 4
+
+    def test_dropped_batches_are_not_trained_on(self):
+        got = train_students(made(), PLAN.changed(drop_last=True), NET, crew(1), DOUBLE)
+        assert got.losses.shape == (1, 10)
+
+    def test_a_law_gives_the_items_of_each_epoch_and_a_visit_their_form(self):
+        seen: list[list[int]] = []
+
+        def visit(batch: Tensor, generator: torch.Generator) -> Tensor:
+            return batch + torch.rand((), generator=generator, dtype=batch.dtype)
+
+        def law(epoch: int, generators: Generators) -> Tensor:
+            seen.append([epoch])
+            return torch.tensor([epoch, epoch + 1, epoch + 2])
+
+        items = made(law=law, visit=visit)
+        plan = PLAN.changed(batch=2, augment="none")
+        feed = list(Feed(items, plan, crew(1), torch.device("cpu"), torch.float64))
+        assert [s.inputs.shape[1] for s in feed] == [2, 1] * 5
+        assert [e[0] for e in seen] == [0, 1, 2, 3, 4]
+        shift = feed[0].inputs[0] - items.stored[:2]
+        assert (
+            torch.allclose(shift, shift.flatten()[0].expand_as(shift)) and 0 < float(shift.flatten()[0]) < 1
+        )
+        stacked = train_students(items, plan, NET, crew(1, 2), replace(DOUBLE, path="stacked")).losses
+        single = train_students(items, plan, NET, crew(1, 2), replace(DOUBLE, path="plain")).losses
+        assert torch.allclose(stacked, single, rtol=0, atol=1e-10)
+
+    def test_view_plans_make_the_batches(self):
+        views = ViewPlan(epochs=3, batch=4, crop="resized", flip=0.5, mix="cutmix")
+        soft = torch.softmax(
+            torch.randn(10, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64), 1
+        )
+        items = made(n=10, soft=soft, kind="probabilities")
+        plan = PLAN.changed(epochs=3, views=views, augment="none", loss="kl", temperature=4.0)
+        got = train_students(items, plan, NET, crew(1, 2), DOUBLE)
+        assert got.path == "plain"
+        assert got.losses.shape == (2, 9)
+        again = train_students(items, plan, NET, crew(2), DOUBLE)
+        assert torch.equal(again.losses[0], got.losses[1])
+
+    def test_a_labeller_answers_what_the_student_sees(self):
+        teacher = build(NET, (1, 8, 8), 3, torch.Generator().manual_seed(9)).double().eval()
+        asked: list[tuple[int, int, int]] = []
+
+        def answers(epoch: int, batch: int, rows: Tensor, inputs: Tensor) -> Tensor:
+            asked.append((epoch, batch, len(rows)))
+            with torch.no_grad():
+                return teacher(inputs)
+
+        space = Space("input", (0.5,), (0.5,))
+        items = made(labeller=Labeller((NetworkRef(NET, "inline", "teacher."),), space))
+        plan = PLAN.changed(epochs=2, loss="kl", temperature=20.0)
+        got = train_students(items, plan, NET, crew(9), DOUBLE, answers=answers)
+        assert asked == [(0, 0, 8), (0, 1, 8), (0, 2, 5), (1, 0, 8), (1, 1, 8), (1, 2, 5)]
+        assert bool((got.losses >= 0).all())
+        with pytest.raises(ValueError, match=r"have a labeller but no answers .* pass answers="):
+            train_students(items, plan, NET, crew(9), DOUBLE)
+
+    def test_progress_is_told_in_epochs_of_all_students(self):
+        told = []
+        train_students(
+            made(), PLAN, NET, crew(1, 2), replace(DOUBLE, path="plain"), lambda *a: told.append(a)
+        )
+        assert [(done, total) for done, total, _ in told] == [(i, 10) for i in range(1, 11)]
+        assert all(isinstance(loss, float) for *_, loss in told)
+
+
+class TestLosses:
+    S = torch.tensor([[1.0, 2, 3], [0, 0, 0]], dtype=torch.float64)
+    T = torch.tensor([[3, 1, 0], [2, -2, 0.5]], dtype=torch.float64)
+
+    def loss(self, **plan) -> float:
+        ids = torch.tensor([0, 2])
+        return float(losses(TrainPlan(epochs=1, **plan), self.S, ids, self.T, "logits"))
+
+    @pytest.mark.parametrize(
+        ("temperature", "squared", "want"),
+        [
+            (1, False, 1.119422),
+            (20, False, 0.004331),
+            (30, False, 0.001927),
+            (20, True, 1.732594),
+            (30, True, 1.734397),
+        ],
+    )
+    def test_kl_of_the_first_check_of_the_spec(self, temperature, squared, want):
+        got = self.loss(loss="kl", temperature=float(temperature), temperature_squared=squared)
+        assert got == pytest.approx(
+            want, abs=4e-5 if squared else 1e-6
+        )  # 400 and 900 times a float32 rounding
+
+    def test_mse_and_mse_gt_of_the_second_check_of_the_spec(self):
+        assert self.loss(loss="mse") == pytest.approx(3.708333, abs=1e-6)
+        assert self.loss(loss="mse-gt", hard_weight=0.025) == pytest.approx(3.752161, abs=1e-6)
+        hard = losses(TrainPlan(epochs=1), self.S, torch.tensor([0, 2]))
+        assert float(hard) == pytest.approx(1.753109, abs=1e-6)
+
+    def test_kl_is_zero_between_equals_and_probabilities_are_logits_in_another_form(self):
+        plan = TrainPlan(epochs=1, loss="kl", temperature=4.0)
+        assert float(losses(plan, self.T, None, self.T, "logits")) == pytest.approx(0, abs=1e-12)
+        p = torch.softmax(self.T, -1)
+        assert float(losses(plan, self.S, None, p, "probabilities")) == pytest.approx(
+            self.loss(loss="kl", temperature=4.0)
+        )
+
+    def test_weights_make_a_weighted_mean(self):
+        ids, w = torch.tensor([0, 2]), torch.tensor([3.0, 1.0], dtype=torch.float64)
+        rows = torch.nn.functional.cross_entropy(self.S, ids, reduction="none")
+        got = losses(TrainPlan(epochs=1), self.S, ids, weights=w)
+        assert float(got) == pytest.approx(float((3 * rows[0] + rows[1]) / 4))
+
+    def test_students_side_by_side_have_a_loss_each(self):
+        ids = torch.tensor([[0, 2], [1, 1]])
+        both = losses(TrainPlan(epochs=1), torch.stack([self.S, self.T]), ids)
+        apart = [losses(TrainPlan(epochs=1), x, y) for x, y in zip((self.S, self.T), ids, strict=True)]
+        assert torch.allclose(both, torch.stack(apart))
+
+    @pytest.mark.parametrize("path", ["plain", "stacked"])
+    def test_soft_targets_and_weights_train_on_both_kinds_of_path(self, path):
+        rng = torch.Generator().manual_seed(3)
+        soft, weights = torch.randn(21, 3, generator=rng), torch.rand(21, generator=rng) + 0.5
+        items = made(soft=soft, kind="logits", weights=weights)
+        plan = PLAN.changed(loss="mse-gt", hard_weight=0.1)
+        got = train_students(items, plan, NET, crew(1, 2), replace(DOUBLE, path=path)).losses
+        want = train_students(items, plan, NET, crew(1, 2), replace(DOUBLE, path="plain")).losses
+        assert torch.allclose(got, want, rtol=0, atol=1e-10)
+
+    def test_absent_targets_are_named(self):
+        with pytest.raises(ValueError, match=r"loss 'kl' needs soft targets or a labeller"):
+            losses(TrainPlan(epochs=1, loss="kl"), self.S, torch.tensor([0, 2]))
+        with pytest.raises(ValueError, match=r"loss 'ce' needs label ids"):
+            losses(TrainPlan(epochs=1), self.S)
+
+
+class TestChoice:
+    CLASSIC = TrainPlan(epochs=1001)
+
+    @pytest.mark.parametrize(
+        ("network", "shape", "items", "students", "plan", "want"),
+        [
+            ("ConvNetD2W32", (1, 8, 8), 10, 5, TrainPlan(epochs=100), "stacked"),
+            ("ConvNetD2W32", (1, 8, 8), 100, 5, TrainPlan(epochs=100), "stacked"),
+            ("ConvNetD2W32", (1, 8, 8), 100, 5, CLASSIC, "stacked-compiled"),
+            ("ConvNetD2W32", (1, 8, 8), 100, 1, TrainPlan(epochs=100), "plain"),
+            ("ConvNet", (3, 32, 32), 10, 5, CLASSIC, "compiled"),
+            ("ConvNet", (3, 32, 32), 100, 5, CLASSIC, "compiled"),
+            ("ConvNet", (3, 32, 32), 100, 5, TrainPlan(epochs=2), "plain"),
+            ("ResNet18", (3, 32, 32), 10, 5, CLASSIC, "compiled"),
+        ],
+    )
+    def test_shapes_and_counts_choose_the_path(self, network, shape, items, students, plan, want):
+        assert choose_path(network, shape, 10, items, plan, students) == want
+
+    def test_cuda_stacks_chains_and_never_compiles_by_itself(self):
+        assert choose_path("ConvNet", (3, 32, 32), 10, 100, self.CLASSIC, 5, "cuda") == "stacked"
+        assert choose_path("ResNet18", (3, 32, 32), 10, 100, self.CLASSIC, 5, "cuda") == "plain"
+
+    def test_labellers_and_view_plans_run_plain(self):
+        assert choose_path("ConvNet", (3, 32, 32), 10, 100, self.CLASSIC, 5, alone=True) == "plain"
+        plan = PLAN.changed(views=ViewPlan(epochs=5, batch=8), augment="none")
+        with pytest.raises(
+            ValueError, match=r"path 'stacked' cannot train under view plans .* auto or plain"
+        ):
+            train_students(made(), plan, NET, crew(1, 2), replace(DOUBLE, path="stacked"))
+
+    def test_multiply_adds_of_convnet_are_as_counted_by_hand(self):
+        by_hand = 128 * 27 * 1024 + 128 * 1152 * 256 + 128 * 1152 * 64 + 2048 * 10
+        assert engine.multiply_adds("ConvNet", (3, 32, 32), 10) == by_hand
+
+    def test_networks_that_are_no_chain_are_not_stacked(self):
+        assert not Stacked.fits(skeleton("ResNet18", (3, 32, 32), 10))
+        items = made(n=4, shape=(3, 16, 16))
+        with pytest.raises(ValueError, match=r"ResNet18 cannot be stacked: .* use path plain or compiled"):
+            train_students(items, PLAN, "ResNet18", crew(1, 2), EngineOptions(path="stacked"))
+
+    def test_unknown_settings_are_named(self):
+        with pytest.raises(
+            ValueError, match=r"engine precision is 'half'; expected one of fp32, tf32, bf16, float64"
+        ):
+            EngineOptions(precision="half")
+        with pytest.raises(ValueError, match=r"engine path is 'fast'; expected one of auto, plain"):
+            EngineOptions(path="fast")
+
+
+class TestTrouble:
+    @pytest.fixture
+    def no_compiler(self, monkeypatch):
+        def fails(function):
+            def call(*_):
+                raise RuntimeError("InvalidCxxCompiler: no working C++ compiler found\nmore lines")
+
+            return call
+
+        monkeypatch.setattr(engine, "_compile", fails)
+        monkeypatch.setattr(engine, "_COMPILED", {})
+        monkeypatch.setattr(engine, "_broken", False)
+
+    @pytest.mark.parametrize(("asked", "ran"), [("compiled", "plain"), ("stacked-compiled", "stacked")])
+    def test_without_a_compiler_training_goes_on_eagerly_and_says_so_once(
+        self, no_compiler, caplog, asked, ran
+    ):
+        caplog.set_level(logging.WARNING, "ddbench")
+        runs = [train_students(made(), PLAN, NET, crew(1, 2), replace(DOUBLE, path=asked)) for _ in range(2)]
+        assert [r.path for r in runs] == [ran, ran]
+        assert torch.allclose(runs[0].losses, twin_losses(made(), PLAN, NET, 1, 2), rtol=0, atol=1e-10)
+        assert len(caplog.records) == 1
+        assert (
+            "torch.compile does not work here (InvalidCxxCompiler: no working C++ compiler found)"
+            in caplog.text
+        )
+
+    def test_without_a_compiler_students_are_tested_eagerly(
+        self, no_compiler, monkeypatch, caplog, gauss2: RealData
+    ):
+        got = train_students(made(classes=2), PLAN, NET, crew(1, 2), DOUBLE)
+        want = test_accuracy(got, gauss2.test, gauss2.train.space, DOUBLE)
+        monkeypatch.setattr(engine, "COMPILE_ABOVE_S", 0.0)
+        assert test_accuracy(got, gauss2.test, gauss2.train.space, DOUBLE) == want
+        assert "torch.compile does not work here" in caplog.text
+
+    @pytest.mark.parametrize("path", ["plain", "stacked"])
+    def test_divergence_names_epoch_and_rate(self, path):
+        plan = PLAN.changed(lr=1e30)
+        with pytest.raises(
+            FloatingPointError,
+            match=r"ConvNetD1W32 diverged: its loss is not finite in epoch 0 of 5 at lr 1e\+30",
+        ):
+            train_students(made(), plan, NET, crew(1, 2), EngineOptions(path=path))
+
+    def test_nothing_to_train_is_refused(self):
+        with pytest.raises(ValueError, match=r"0 students on 21 items; expected at least one of each"):
+            train_students(made(), PLAN, NET, [])
+
+    def test_progress_may_stop_the_training(self):
+        def stop(*_):
+            raise InterruptedError("enough")
+
+        with pytest.raises(InterruptedError, match="enough"):
+            train_students(made(), PLAN, NET, crew(1), DOUBLE, stop)
+
+    def test_keeping_freed_memory_does_no_harm_elsewhere(self, monkeypatch):
+        engine.keep_freed_memory.cache_clear()
+        monkeypatch.setattr(engine.platform, "libc_ver", lambda: ("musl", "1.2"))
+        assert engine.keep_freed_memory() is False
+        engine.keep_freed_memory.cache_clear()
+
+
+class TestAccuracy:
+    def test_compiled_inference_gives_the_same(self, gauss2: RealData, monkeypatch):
+        got = train_students(made(classes=2), PLAN, NET, crew(1, 2, 3), EngineOptions())
+        want = test_accuracy(got, gauss2.test, gauss2.train.space)
+        monkeypatch.setattr(engine, "COMPILE_ABOVE_S", 0.0)
+        monkeypatch.setitem(engine._TEST_BATCH, "cpu", 8)  # 20 images: the last batch is padded
+        again, compile_s = engine.tested(got, gauss2.test, gauss2.train.space)
+        assert again == want
+        assert compile_s > 0
+
+    def test_students_are_not_mixed_up(self, gauss2: RealData):
+        items, space = made(classes=2), gauss2.train.space
+        three = train_students(items, PLAN, NET, crew(1, 2, 3))
+        alone = [train_students(items, PLAN, NET, crew(s)) for s in (1, 2, 3)]
+        want = [test_accuracy(one, gauss2.test, space)[0] for one in alone]
+        assert test_accuracy(three, gauss2.test, space) == want
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("path", ["plain", "stacked"])
+def test_cuda_gives_the_losses_of_the_cpu(path):
+    items = made()
+    want = train_students(items, PLAN, NET, crew(1, 2), replace(DOUBLE, path="plain")).losses
+    on_gpu = replace(items, stored=items.stored.cuda(), ids=items.ids.cuda())
+    got = train_students(on_gpu, PLAN, NET, crew(1, 2), EngineOptions("cuda", "float64", path)).losses
+    assert torch.allclose(got, want, rtol=0, atol=1e-8)
+
+
+@pytest.mark.gpu
+def test_cuda_makes_the_host_wait_for_nothing_inside_an_epoch():
+    items = made()
+    on_gpu = replace(items, stored=items.stored.cuda(), ids=items.ids.cuda())
+    train_students(on_gpu, PLAN, NET, crew(1, 2), EngineOptions("cuda"))  # libraries set themselves up
+    feed = Feed(on_gpu, PLAN, crew(1, 2), torch.device("cuda"), torch.float32)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        assert sum(1 for _ in feed) == 15
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -1,0 +1,337 @@
+"""Protocols: rows, what they accept, and what they find out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ddbench import protocols, registry
+from ddbench.contract import (
+    Card,
+    CodecSpec,
+    DistilledSet,
+    Items,
+    Labeller,
+    NetworkRef,
+    Program,
+    RealData,
+    Targets,
+)
+from ddbench.nets.build import build
+from ddbench.protocols.native import replay, start_
+from ddbench.protocols.rows import ROWS, ProtocolRow
+from ddbench.protocols.train import RowProtocol
+from ddbench.seeding import Generators
+from ddbench.train.engine import EngineOptions
+from ddbench.trainplan import TrainPlan, ViewPlan
+
+NET = "ConvNetD1W32"
+
+
+def tiny(row: ProtocolRow | None = None, **plan) -> RowProtocol:
+    """A protocol of a few steps."""
+    row = row or ROWS["quick"]
+    return RowProtocol(replace(row, plan=row.plan.changed(**{"epochs": 6, "milestones": (4,), **plan})))
+
+
+def made(real: RealData, per_class: int = 3, **more) -> DistilledSet:
+    """The first images of each class as network inputs."""
+    train = real.train
+    chosen = torch.cat([train.of_class(c)[:per_class] for c in range(train.classes)])
+    images = train.space.real_to_input(train.images[chosen])
+    card = Card(dataset=train.name, ipc=per_class, classes=train.classes, data_fingerprint=train.fingerprint)
+    parts = {
+        "tensors": {"images": images},
+        "targets": Targets(ids=train.labels[chosen]),
+        "space": train.space,
+        "card": card,
+    }
+    return DistilledSet(**{**parts, **more})
+
+
+def whole(real: RealData) -> DistilledSet:
+    train = real.train
+    card = Card(dataset=train.name, classes=train.classes, data_fingerprint=train.fingerprint)
+    return DistilledSet(
+        {"indices": torch.arange(len(train))},
+        Targets(ids=train.labels),
+        train.space,
+        CodecSpec("subset"),
+        card=card,
+    )
+
+
+def crew(*seeds: int) -> list[Generators]:
+    return [Generators(s) for s in seeds]
+
+
+class TestRows:
+    def test_every_row_is_registered_under_its_name(self):
+        assert sorted(ROWS) == sorted(registry.names("protocols"))
+        assert {"dc-dsa", "dc-none", "dc-dsa-full", "datadam", "quick", "quick-full", "native"} <= set(ROWS)
+        for name, row in ROWS.items():
+            protocol = protocols.get(name)
+            assert (protocol.name, protocol.version, protocol.comparable) == (
+                name,
+                row.version,
+                row.comparable,
+            )
+            assert row.summary and row.source and len(row.version.split(".")) == 2
+
+    @pytest.mark.parametrize(
+        ("name", "epochs", "high", "low", "batch"),
+        [("dc-none", 301, 152, 149, 256), ("dc-dsa", 1001, 502, 499, 256), ("datadam", 1801, 902, 899, 64)],
+    )
+    def test_epochs_at_each_rate_are_those_of_the_spec(self, name, epochs, high, low, batch):
+        plan = ROWS[name].plan
+        rates = [plan.lr_at(e) for e in range(plan.epochs)]
+        assert (plan.epochs, plan.batch, plan.reset_optimiser) == (epochs, batch, True)
+        assert [rates.count(0.01), sum(abs(r - 0.001) < 1e-12 for r in rates)] == [high, low]
+        assert (plan.momentum, plan.weight_decay, plan.loss) == (0.9, 5e-4, "ce")
+
+    def test_quick_is_short_and_not_comparable(self):
+        assert ROWS["quick"].plan.epochs <= 100
+        assert not any(ROWS[n].comparable for n in ("quick", "quick-full", "dc-dsa-full", "native"))
+        assert all(row.plan.max_steps for row in ROWS.values() if row.data == "full")
+
+    def test_full_twins_differ_from_their_protocol_in_cap_and_repeats_alone(self):
+        for name, row in ROWS.items():
+            if row.data == "full":
+                plan = ROWS[name.removesuffix("-full")].plan
+                assert row.plan == plan.changed(max_steps=row.plan.max_steps, repeats=row.plan.repeats)
+
+    def test_an_unknown_protocol_gets_its_nearest_names(self):
+        with pytest.raises(
+            LookupError, match=r"no protocol 'dc-das'; nearest: .*dc-dsa.* \(see: ddbench list protocols\)"
+        ):
+            protocols.get("dc-das")
+
+    def test_rows_need_no_torch(self):
+        code = "import sys, ddbench.protocols.rows; assert 'torch' not in sys.modules"
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+    def test_a_wrong_kind_is_named(self):
+        with pytest.raises(ValueError, match=r"ProtocolRow.kind is 'replay'; expected one of train, native"):
+            replace(ROWS["quick"], kind="replay")
+
+
+class TestAccepts:
+    def test_images_with_hard_labels_are_accepted_by_all_but_full_ones_and_native(self, gauss2: RealData):
+        distilled = made(gauss2)
+        for name, row in ROWS.items():
+            reason = protocols.get(name).accepts(distilled)
+            if row.data == "full":
+                assert "is for the whole training split only; use " + name.removesuffix("-full") in reason
+            elif row.kind == "native":
+                assert "replays the program of a set, and this set has none; use dc-dsa" in reason
+            else:
+                assert reason is None, name
+
+    def test_the_whole_split_goes_to_capped_protocols(self, gauss2: RealData):
+        full = whole(gauss2)
+        assert protocols.get("quick-full").accepts(full) is None
+        assert "would train 1,001 epochs on the whole training split; use a capped one: dc-dsa-full" in (
+            protocols.get("dc-dsa").accepts(full) or ""
+        )
+
+    def test_a_registered_data_set_says_how_many_images_are_all(self):
+        n = registry.facts("datasets", "digits").keywords["train"]
+        space = made_space()
+        for count, want in ((n, True), (n - 1, False)):
+            card = Card(dataset="digits", ipc=0, classes=10)
+            part = DistilledSet(
+                {"indices": torch.arange(count)},
+                Targets(ids=torch.arange(count) % 10),
+                space,
+                CodecSpec("subset"),
+                card=card,
+            )
+            assert (protocols.get("quick-full").accepts(part) is None) is want
+
+    def test_graphs_values_labellers_and_missing_labels_are_refused_with_the_reason(self, gauss2: RealData):
+        base, quick = made(gauss2), protocols.get("quick")
+        values = Targets(ids=base.targets.ids, soft=torch.randn(6, 2), kind="values")
+        labeller = Labeller((NetworkRef(NET, "cache", "abc"),), gauss2.train.space)
+        asked = Targets(ids=base.targets.ids, labeller=labeller)
+        for changed, said in (
+            (base.changed(kind="graph"), "trains image classifiers, and this is a set of kind 'graph'"),
+            (base.changed(tensors={}), "trains on items, and this set stores none"),
+            (base.changed(targets=values), "soft targets are free values; they need an mse loss"),
+            (base.changed(targets=asked), "labeller answers with logits; that needs kl or mse"),
+            (base.changed(targets=Targets(labeller=labeller)), "that needs kl or mse"),
+        ):
+            assert said in (quick.accepts(changed) or "accepted")
+        kl = tiny(loss="kl")
+        assert "needs soft targets or a labeller (loss kl), and the set has hard labels only" in (
+            kl.accepts(base) or ""
+        )
+        assert tiny(loss="mse").accepts(base.changed(targets=values)) is None
+        soft = Targets(soft=torch.full((6, 2), 0.5), kind="probabilities")
+        assert quick.accepts(base.changed(targets=soft)) is None
+        assert "needs label ids (loss mse-gt)" in (
+            tiny(loss="mse-gt").accepts(base.changed(targets=soft)) or ""
+        )
+
+    def test_stored_views_need_the_protocol_with_their_plan(self, gauss2: RealData):
+        views = ViewPlan(epochs=3, batch=4)
+        labeller = Labeller((NetworkRef(NET, "cache", "abc"),), gauss2.train.space, views=views)
+        distilled = made(gauss2).changed(targets=Targets(ids=made(gauss2).targets.ids, labeller=labeller))
+        assert "draws its own batches, and the set's labels belong to the views of a plan" in (
+            tiny(loss="kl").accepts(distilled) or ""
+        )
+        assert tiny(loss="kl", epochs=3, views=views).accepts(distilled) is None
+        other = ViewPlan(epochs=3, batch=5)
+        assert "batch is 4 there, 5 asked for" in (tiny(loss="kl", views=other).accepts(distilled) or "")
+
+    def test_what_is_not_accepted_is_not_scored(self, gauss2: RealData):
+        with pytest.raises(ValueError, match="whole training split; use a capped one"):
+            protocols.get("quick").evaluate(whole(gauss2), gauss2, NET, crew(1))
+
+
+def made_space():
+    from ddbench.contract import Space
+
+    return Space("input", (0.3,), (0.3,))
+
+
+class TestEvaluate:
+    def test_scores_are_fractions_with_the_seed_of_each_student(self, gauss2: RealData):
+        told = []
+        found = tiny().evaluate(
+            made(gauss2), gauss2, NET, crew(11, 12), progress=lambda *a: told.append(a[:2])
+        )
+        assert [s.seed for s in found.scores] == [11, 12]
+        assert all(0 <= s.value <= 1 and s.metric == "top1" and s.network == NET for s in found.scores)
+        assert all((s.chosen_by, s.chosen_on) == ("last", "none") for s in found.scores)
+        assert found.engine == "stacked" and found.wall_s > 0 and found.compile_s == 0
+        assert told[-1] == (6, 6)
+
+    def test_it_learns(self, gauss3: RealData):
+        found = tiny(epochs=30, milestones=(20,)).evaluate(made(gauss3, 6), gauss3, NET, crew(1))
+        assert found.scores[0].value > 0.9
+
+    def test_the_same_set_scores_the_same_under_any_method_name(self, gauss2: RealData):
+        one = made(gauss2)
+        other = one.changed(card={"method": "something else", "recipe": "x", "seed": 9})
+        a, b = (tiny().evaluate(d, gauss2, NET, crew(1, 2)).scores for d in (one, other))
+        assert a == b
+
+    def test_full_data_runs_to_its_cap(self, gauss2: RealData):
+        row = replace(ROWS["quick-full"], plan=ROWS["quick-full"].plan.changed(max_steps=3, batch=16))
+        found = RowProtocol(row).evaluate(whole(gauss2), gauss2, NET, crew(1, 2))
+        assert len(found.scores) == 2
+
+    def test_a_labeller_that_answers_online_is_asked(self, gauss2: RealData):
+        teacher = build(NET, (1, 8, 8), 2, torch.Generator().manual_seed(4))
+        inline = {f"teacher.{n}": t for n, t in teacher.state_dict().items()}
+        base = made(gauss2)
+        for sees in ("augmented", "clean"):
+            labeller = Labeller((NetworkRef(NET, "inline", "teacher."),), gauss2.train.space, sees=sees)
+            distilled = base.changed(
+                tensors={**base.tensors, **inline}, targets=Targets(ids=base.targets.ids, labeller=labeller)
+            )
+            found = tiny(loss="kl", temperature=4.0).evaluate(distilled, gauss2, NET, crew(1))
+            assert found.engine == "plain" and len(found.scores) == 1
+
+    def test_stored_views_are_answered_in_their_plan(self, gauss2: RealData):
+        teacher = build(NET, (1, 8, 8), 2, torch.Generator().manual_seed(4))
+        inline = {f"teacher.{n}": t for n, t in teacher.state_dict().items()}
+        base, views = made(gauss2), ViewPlan(epochs=4, batch=4, crop="resized", mix="cutmix")
+        labeller = Labeller((NetworkRef(NET, "inline", "teacher."),), gauss2.train.space, views=views)
+        distilled = base.changed(
+            tensors={**base.tensors, **inline}, targets=Targets(ids=base.targets.ids, labeller=labeller)
+        )
+        protocol = tiny(loss="kl", epochs=4, views=views, augment="none")
+        assert len(protocol.evaluate(distilled, gauss2, NET, crew(1)).scores) == 1
+
+    def test_soft_labels_and_double_precision(self, gauss2: RealData):
+        soft = Targets(soft=torch.eye(2)[made(gauss2).targets.ids].mul(0.8).add(0.1), kind="probabilities")
+        found = tiny().evaluate(
+            made(gauss2, targets=soft), gauss2, NET, crew(1), EngineOptions(precision="float64")
+        )
+        assert len(found.scores) == 1
+
+
+class TestNative:
+    """specs of arXiv:1811.10959, numeric checks 3 and 4."""
+
+    X = torch.tensor([[1.0, 2.0], [-1.0, 0.5]], dtype=torch.float64).view(2, 2, 1, 1)
+
+    def linear(self) -> torch.nn.Module:
+        net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2, bias=False)).double()
+        with torch.no_grad():
+            net[1].weight.copy_(torch.tensor([[0.5, -0.25], [0.1, 0.3]]))
+        return net
+
+    def items(self) -> Items:
+        return Items(self.X, lambda t: t, 2, ids=torch.tensor([0, 1]))
+
+    def test_two_steps_give_the_weights_and_losses_of_the_spec(self):
+        net = self.linear()
+        real = torch.tensor([[0.5, 1.5], [2, -1], [-0.5, -0.5]], dtype=torch.float64).view(3, 2, 1, 1)
+        labels = torch.tensor([0, 1, 1])
+        before = torch.nn.functional.cross_entropy(net(real), labels)
+        assert before.item() == pytest.approx(1.121853, abs=1e-6)
+        replay(net, self.items(), Program(torch.tensor([0.1, 0.1], dtype=torch.float64), ((0, 1), (0, 1))))
+        want = torch.tensor([[0.596203, -0.140769], [0.003797, 0.190769]], dtype=torch.float64)
+        assert torch.allclose(net[1].weight, want, atol=1e-6)
+        assert torch.nn.functional.cross_entropy(net(real), labels).item() == pytest.approx(
+            1.047867, abs=1e-6
+        )
+
+    def test_steps_of_size_zero_change_nothing(self):
+        net = self.linear()
+        before = net[1].weight.clone()
+        replay(net, self.items(), Program(torch.zeros(2), ((0, 1), (1,))))
+        assert torch.equal(net[1].weight, before)
+
+    def test_an_order_beyond_the_items_and_divergence_are_named(self):
+        with pytest.raises(ValueError, match=r"order names item 5 but the set has 2 \(0 to 1\)"):
+            replay(self.linear(), self.items(), Program(torch.tensor([0.1]), ((0, 5),)))
+        sizes = torch.full((4,), 1.7e308, dtype=torch.float64)
+        with pytest.raises(FloatingPointError, match=r"replayed program diverged: .* after 4 steps"):
+            replay(self.linear(), self.items(), Program(sizes, ((0, 1),) * 4))
+
+    def test_xavier_normal_weights_and_zero_biases(self, gauss2: RealData):
+        net = build("MLP", (1, 8, 8), 2)
+        program = Program(torch.tensor([0.1]), ((0,),), init="xavier-normal")
+        start_(net, program, made(gauss2), torch.Generator().manual_seed(1))
+        first = net.trunk[1]
+        assert not bool(first.bias.any())
+        assert first.weight.std().item() == pytest.approx((2 / (64 + 128)) ** 0.5, rel=0.05)
+
+    def test_a_program_scores_every_student_and_frozen_weights_one(self, gauss2: RealData):
+        program = Program(torch.full((4,), 0.05), ((0, 3), (1, 4), (2, 5), (0, 3)))
+        native = protocols.get("native")
+        distilled = made(gauss2, program=program)
+        assert native.accepts(distilled) is None
+        found = native.evaluate(distilled, gauss2, NET, crew(1, 2))
+        assert [s.seed for s in found.scores] == [1, 2] and found.engine == "plain"
+        frozen = {f"w0.{n}": t for n, t in build(NET, (1, 8, 8), 2).state_dict().items()}
+        inline = distilled.changed(
+            tensors={**distilled.tensors, **frozen}, program=replace(program, init="inline:w0.")
+        )
+        assert len(native.evaluate(inline, gauss2, NET, crew(1, 2)).scores) == 1
+        short = inline.changed(tensors={n: t for n, t in inline.tensors.items() if not n.endswith("bias")})
+        with pytest.raises(ValueError, match=r"the frozen weights w0\.\* do not fit the network"):
+            native.evaluate(short, gauss2, NET, crew(1))
+
+    def test_a_learned_rate_trains_at_that_rate(self, gauss2: RealData, monkeypatch):
+        from ddbench.protocols import native
+
+        plans: list[TrainPlan] = []
+        real_train = native.train_students
+
+        def spy(items, plan, *more):
+            plans.append(plan)
+            return real_train(items, plan.changed(epochs=2), *more)
+
+        monkeypatch.setattr(native, "train_students", spy)
+        distilled = made(gauss2, program=Program(torch.tensor([0.037])))
+        found = protocols.get("native").evaluate(distilled, gauss2, NET, crew(1))
+        assert plans[0] == ROWS["native"].plan.changed(lr=pytest.approx(0.037))
+        assert len(found.scores) == 1
