@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddbench import codecs, data, plan, registry, runner, sets, store
+from ddbench import codecs, data, plan, registry, runner, sets
 from ddbench.contract import Card, CodecSpec, DistilledSet, RealData, Space, Targets
 from ddbench.nets import names as network_names
 from ddbench.records import Cell, DistilCell, Record
@@ -88,7 +87,8 @@ def distill(
     seconds = parse_duration(time_budget) if isinstance(time_budget, str) else time_budget
     chosen = pick_device(device)
     budget = TimeBudget(seconds)
-    if run is not None and isinstance(dataset, str):
+    if run is not None:
+        own = dataset if isinstance(dataset, RealData) else None
         context = runner.Context(
             run=Path(run),
             device=device,
@@ -98,9 +98,14 @@ def distill(
             budget=budget,
         )
         cell = DistilCell(
-            method=method, recipe=recipe, settings=dict(settings or {}), dataset=dataset, ipc=ipc, seed=seed
+            method=method,
+            recipe=recipe,
+            settings=dict(settings or {}),
+            dataset=dataset.name if isinstance(dataset, RealData) else dataset,
+            ipc=ipc,
+            seed=seed,
         )
-        session = runner.Session(context)
+        session = runner.Session(context, own)
         try:
             path = session.distil(cell)[1]
         except BudgetUsedUp:
@@ -111,37 +116,18 @@ def distill(
     real = _real(dataset, chosen, data_root, memory_limit_mib)
     found = registry.resolve_recipe(method, recipe, real.name, ipc)
     made = registry.make(method, {**found.settings, **(settings or {})})
-    folder, key = None, "distill"
-    if run is not None:
-        folder = store.RunFolder(run)
-        named = (
-            method,
-            runner.code_hash(method),
-            repr(registry.settings_of(made)),
-            real.train.fingerprint,
-            ipc,
-            seed,
-        )
-        key = f"{method}-{hashlib.sha256(repr(named).encode()).hexdigest()[:20]}"
     task = RunTask(
         real.train,
         ipc,
         seed,
         chosen,
         memory_limit_mib,
-        folder,
-        key,
-        budget,
+        budget=budget,
         quiet=quiet,
         name=f"{method} ipc {ipc}",
     )
     card = {"method": method, "recipe": found.name, "settings": registry.settings_of(made)}
-    distilled = task.run_method(made).changed(card=card)
-    if folder is not None:
-        sets.write(folder.set_path(key), distilled)
-        if not distilled.card.partial:
-            task.remove_checkpoints()
-    return distilled
+    return task.run_method(made).changed(card=card)
 
 
 # ------------------------------------------------------------------------------------------------ other people's sets
@@ -346,7 +332,7 @@ def evaluate(
             ``label_kind`` and ``codec``).
         dataset: name of the real data, or real data of your own; a set knows its own.
         protocol: how students are trained (see: ``ddbench list protocols``).
-        networks: names, one record each; None: the protocol's own.
+        networks: names, or a pool (``M``, ``B``), one record each; None: the protocol's own.
         repeats: students a network; None: the protocol's own.
         seed: decides the students.
         method: a name for the set, in the records.
@@ -379,7 +365,7 @@ def evaluate(
         raise registry.unknown("protocols", protocol)
     row = registry.facts("protocols", protocol).keywords["plan"]
     wanted = [networks] if isinstance(networks, str) else list(networks or row.networks)
-    wanted = [network_names.canonical(n) for n in wanted]
+    wanted = [network_names.canonical(n) for w in wanted for n in network_names.POOLS.get(w, [w])]
     real = _real(dataset, chosen, data_root, memory_limit_mib)
     if not isinstance(images, DistilledSet):
         distilled = as_set(

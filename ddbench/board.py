@@ -26,12 +26,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from tabulate import tabulate
 
 from ddbench.records import Record
 from ddbench.store import write_text, writing
 
 UPPER_BOUND = "full"
 FLOOR = "random"
+_FULL_SUFFIX = "-full"
+"""Of the step-capped twin of a protocol, under which the upper bound is trained."""
 
 _GROUP = [
     "dataset",
@@ -105,7 +108,8 @@ def _rows(records: Iterable[Record]) -> pd.DataFrame:
                 "created": r.created,
             }
         )
-    return pd.DataFrame(rows)
+    table: pd.DataFrame = pd.DataFrame(rows)
+    return table
 
 
 def _joined(values: Iterable[Any]) -> str:
@@ -190,7 +194,8 @@ def _table(rows: pd.DataFrame) -> pd.DataFrame:
         *("protocol", "protocol_version", "network", "comparable", "partial", "data_fingerprint"),
     ]
     if not len(rows):
-        return pd.DataFrame(columns=columns)
+        empty: pd.DataFrame = pd.DataFrame(columns=columns)
+        return empty
     lines: list[dict[str, Any]] = []
     for key, group in rows.groupby(_GROUP, sort=True):
         line = dict(zip(_GROUP, key, strict=True)) | _summary(group)
@@ -211,6 +216,8 @@ def _table(rows: pd.DataFrame) -> pd.DataFrame:
             & (rows["network"] == line["network"])
             & (rows["data_fingerprint"] == line["data_fingerprint"])
         ]
+        twin = full["protocol"] == f"{line['protocol']}{_FULL_SUFFIX}"
+        full = full[twin] if twin.any() else full  # trained otherwise it is another bound
         if len(full) and line["method"] != UPPER_BOUND:
             best = pd.Series([100 * v for values in full["values"] for v in values]).mean()
             line |= {
@@ -241,7 +248,10 @@ def _table(rows: pd.DataFrame) -> pd.DataFrame:
         "overrides",
     ]
     ascending = [False, *[True] * (len(order) - 1)]
-    return table.sort_values(order, ascending=ascending, na_position="first").reset_index(drop=True)
+    placed: pd.DataFrame = table.sort_values(order, ascending=ascending, na_position="first").reset_index(
+        drop=True
+    )
+    return placed
 
 
 # ------------------------------------------------------------------------------------------------ text
@@ -328,6 +338,32 @@ def markdown(board: Board) -> str:
     if board.superseded:
         out.write(f"\n{board.superseded} older records of cells measured again since are left out.\n")
     return out.getvalue()
+
+
+_SHOWN = (
+    "ipc",
+    "rank",
+    "method",
+    "recipe",
+    "top-1 %",
+    "n (sets)",
+    "95 % interval",
+    "vs random",
+    "bytes",
+    "distil s",
+)
+
+
+def plain(board: Board) -> str:
+    """The columns that say most, for a terminal: one table a protocol and network; "" where nothing has a score."""
+    parts = []
+    for key, part in board.table.groupby(["protocol", "protocol_version", "network"], sort=False):
+        note = "" if part["comparable"].all() else " (not comparable with published numbers)"
+        lines = [_line(row) for _, row in part.iterrows()]
+        table = [_SHOWN, *([line[name] for name in _SHOWN] for line in lines)]
+        said = tabulate(table, tablefmt="plain", disable_numparse=True)
+        parts.append(f"{board.dataset}: {key[0]} {key[1]}, {key[2]}{note}\n{said}\n")
+    return "\n".join(parts)
 
 
 # ------------------------------------------------------------------------------------------------ plots

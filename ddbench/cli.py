@@ -1,14 +1,17 @@
 """Commands and their help; no logic.  ``ddbench ...`` and ``python run_bench.py ...`` are the same program.
 
 Nothing heavy is imported before a command needs it, so that listings answer at once.  Exit status: 0 all went well,
-1 a cell failed (or a check of ``doctor``), 2 the request cannot be understood, 130 interrupted.
+1 a cell failed (or a check of ``doctor``, or the disk), 2 what was asked for makes no sense or is not there, 130 interrupted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shlex
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +22,11 @@ from cloup import option, option_group
 import ddbench
 
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
+
+
+# As in train/engine.py, which needs torch; tests/test_cli.py compares them.
+_PRECISIONS = ("fp32", "tf32", "bf16", "float64")
+_ENGINES = ("auto", "plain", "compiled", "stacked", "stacked-compiled")
 
 
 class _Failed(Exception):
@@ -71,11 +79,16 @@ def _how(function: Callable[..., Any]) -> Callable[..., Any]:
         option(
             "--precision",
             default="fp32",
+            type=cloup.Choice(_PRECISIONS),
             metavar="fp32|tf32|bf16",
             help="arithmetic of student training; in the record",
         ),
         option(
-            "--engine", default="auto", metavar="PATH", help="auto|plain|compiled|stacked|stacked-compiled"
+            "--engine",
+            default="auto",
+            type=cloup.Choice(_ENGINES),
+            metavar="PATH",
+            help=f"how students are trained: {', '.join(_ENGINES)}",
         ),
         option(
             "--memory-limit",
@@ -88,16 +101,46 @@ def _how(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _say(as_json: bool, value: Any, text: str) -> None:
-    cloup.echo(json.dumps(value, indent=1, default=str) if as_json else text)
+    """The result of a command, on the standard output of the program (see main)."""
+    shown = json.dumps(value, indent=1, default=str) if as_json else text
+    cloup.echo(shown, file=cloup.get_current_context().obj)
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def _facts(value: dict[str, Any]) -> str:
+    return "\n".join(f"{k}: {v}" for k, v in value.items())
+
+
+def _settings_text(settings: dict[str, Any]) -> str:
+    return " ".join(f"{k}={v}" for k, v in settings.items()) or "none"
+
+
+def _size_mib(flag: str, text: str | None) -> float | None:
+    from ddbench import store
+
+    try:
+        return store.parse_size(text) / 2**20 if text else None
+    except ValueError as error:
+        raise ValueError(f"{flag}: {error}") from None
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
     from tabulate import tabulate
 
-    return tabulate(rows, headers="keys", tablefmt="plain", disable_numparse=True) if rows else "(none)"
+    if not rows:
+        return "(none)"
+    # the heads as a row of their own: tabulate sets real ones wider apart
+    table = [list(rows[0]), *(list(row.values()) for row in rows)]
+    return str(tabulate(table, tablefmt="plain", disable_numparse=True))
 
 
-@cloup.group(context_settings=_HELP)
+@cloup.group(
+    context_settings=_HELP,
+    epilog=_example("ddbench run", "ddbench list methods", "ddbench run --method dm --ipc 10 --seeds 3"),
+)
 @cloup.version_option(ddbench.__version__, prog_name="ddbench")
 def cli() -> None:
     """ddbench: distil data sets with many methods, score every set under one protocol, write leaderboards.
@@ -109,7 +152,7 @@ def cli() -> None:
 # ------------------------------------------------------------------------------------------------ list, show, data, cache
 
 
-_LISTED = ("methods", "datasets", "networks", "protocols", "recipes", "suites")
+_LISTED = ("methods", "datasets", "networks", "protocols", "recipes", "settings", "suites")
 
 
 def _rows_of(kind: str) -> list[dict[str, Any]]:
@@ -134,6 +177,18 @@ def _rows_of(kind: str) -> list[dict[str, Any]]:
             }
             for facts in registry.listing("methods")
             for (recipe, dataset, ipc), row in facts.recipes.items()
+        ]
+    if kind == "settings":
+        return [
+            {
+                "method": facts.name,
+                "setting": f.name,
+                "type": f.type,
+                "default": f.default or "(none)",
+                "about": " ".join(f.help.split()),
+            }
+            for facts in registry.listing("methods")
+            for f in facts.fields
         ]
     rows = []
     for f in registry.listing(kind):
@@ -174,17 +229,25 @@ def _rows_of(kind: str) -> list[dict[str, Any]]:
     return rows
 
 
-@cli.command("list", epilog=_example("ddbench list methods", "ddbench list recipes --method dm"))
-@cloup.argument("kind", type=cloup.Choice(_LISTED), help="what to list")
-@option("--method", metavar="NAME", help="only recipes of this method")
+@cli.command(
+    "list",
+    short_help="Methods, data sets, networks, protocols, recipes, settings, suites.",
+    epilog=_example(
+        "ddbench list methods", "ddbench list recipes --method dm", "ddbench list settings --method dm"
+    ),
+)
+@cloup.argument("kind", type=cloup.Choice(_LISTED), metavar="KIND", help=f"one of {', '.join(_LISTED)}")
+@option("--method", metavar="NAME", help="only recipes or settings of this method")
 @_plugin
 @_as_json
 def list_(kind: str, method: str | None, plugins: tuple[str, ...], as_json: bool) -> None:
-    """List methods, data sets, networks, protocols, recipes or suites; nothing is loaded to do so."""
+    """List methods, data sets, networks, protocols, recipes, settings or suites; nothing is loaded to do so."""
     from ddbench import registry
 
     _plugins(plugins)
     if method is not None:
+        if kind not in ("methods", "recipes", "settings"):
+            raise ValueError(f"--method {method} goes with recipes and settings; expected none with {kind}")
         registry.facts("methods", method)
     rows = [r for r in _rows_of(kind) if method is None or r.get("method") == method]
     text = _table(rows)
@@ -196,17 +259,18 @@ def list_(kind: str, method: str | None, plugins: tuple[str, ...], as_json: bool
 
 
 @cli.command(
-    epilog=_example("ddbench show runs --method dm --ipc 10 --out dm.png", "ddbench show set.safetensors")
+    short_help="Draw a distilled set as a contact sheet.",
+    epilog=_example("ddbench show runs --method dm --ipc 10 --out dm.png", "ddbench show set.safetensors"),
 )
 @cloup.argument(
     "what", type=cloup.Path(exists=True, path_type=Path), help="a set (.safetensors), or a run folder"
 )
 @option_group(
     "which sets of a run folder",
-    option("--method", metavar="NAME"),
-    option("--dataset", metavar="NAME"),
-    option("--ipc", type=int, metavar="N"),
-    option("--seed", type=int, metavar="N"),
+    option("--method", metavar="NAME", help="of this method"),
+    option("--dataset", metavar="NAME", help="of this data set"),
+    option("--ipc", type=int, metavar="N", help="with so many images a class"),
+    option("--seed", type=int, metavar="N", help="of this seed"),
 )
 @option_group(
     "the picture",
@@ -232,20 +296,30 @@ def show(
     plugins: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Say what a distilled set is and draw it as a contact sheet, one row a class."""
+    """Say what a distilled set is and draw it as a contact sheet, one row a class.
+
+    A run folder with several sets that fit is listed; with --out they are all drawn.
+    """
     from ddbench import budget, data, pictures, sets, store
 
     _data_root(data_root)
     _plugins(plugins)
+    asked = {"method": method, "dataset": dataset, "ipc": ipc, "seed": seed}
+    wanted = {key: value for key, value in asked.items() if value is not None}
+    found = store.RunFolder(what).sets() if what.is_dir() else [what]
+    if not found:
+        raise LookupError(
+            f"no sets in {what}; expected a run folder (see: ddbench run --runs DIR) or a set's file"
+        )
     chosen = []
-    for path in store.RunFolder(what).sets() if what.is_dir() else [what]:
+    for path in found:
         card = sets.read_header(path)["card"]
-        wanted = {"method": method, "dataset": dataset, "ipc": ipc, "seed": seed}
-        if all(value is None or card[key] == value for key, value in wanted.items()):
+        if all(card[key] == value for key, value in wanted.items()):
             chosen.append(path)
     if not chosen:
+        given = " ".join(f"--{key} {value}" for key, value in wanted.items())
         raise LookupError(
-            f"no set in {what} fits; there are {len(store.RunFolder(what).sets())} sets (see: ddbench show {what})"
+            f"none of {_count(len(found), 'set')} in {what} fits {given} (see: ddbench show {shlex.quote(str(what))})"
         )
     if what.is_dir() and len(chosen) > 1:
         cards = [sets.read_header(p)["card"] for p in chosen]
@@ -256,7 +330,7 @@ def show(
         if out is None:
             _say(as_json, rows, _table(rows))
             return
-    made = []
+    made: list[dict[str, Any]] = []
     for path in chosen:
         distilled = sets.read(path)
         card, size = distilled.card, budget.byte_count(distilled)
@@ -287,7 +361,8 @@ def show(
                 "settings": dict(card.settings),
             }
         )
-    _say(as_json, made, "\n\n".join("\n".join(f"{k}: {v}" for k, v in m.items()) for m in made))
+    texts = [_facts(m | {"settings": _settings_text(m["settings"])}) for m in made]
+    _say(as_json, made, "\n\n".join(texts))
 
 
 def _is_known(dataset: str) -> bool:
@@ -300,12 +375,17 @@ def _is_known(dataset: str) -> bool:
         return False
 
 
-@cli.group("data", context_settings=_HELP)
+@cli.group(
+    "data",
+    context_settings=_HELP,
+    short_help="Data sets: list, prepare, show.",
+    epilog=_example("ddbench data list", "ddbench data show digits"),
+)
 def data_() -> None:
     """Data sets: which there are, where they lie, what they look like."""
 
 
-@data_.command("list", epilog=_example("ddbench data list"))
+@data_.command("list", short_help="Every data set, and where it is.", epilog=_example("ddbench data list"))
 @_root
 @_plugin
 @_as_json
@@ -318,16 +398,23 @@ def data_list(data_root: str | None, plugins: tuple[str, ...], as_json: bool) ->
     rows = _rows_of("datasets")
     for row in rows:
         try:
-            row["here"] = (
-                data.available(row["data set"]) or "no (ddbench data prepare fetches it where it can)"
+            absent = (
+                "no: downloaded when needed"
+                if data.downloadable(row["data set"])
+                else f"no: put there by hand (ddbench data prepare {row['data set']} says what)"
             )
+            row["here"] = data.available(row["data set"]) or absent
         except (OSError, ValueError, RuntimeError) as error:
             row["here"] = f"cannot be read: {error}"
         row.pop("about")
     _say(as_json, rows, f"data root: {data.data_root()}\n\n{_table(rows)}")
 
 
-@data_.command("prepare", epilog=_example("ddbench data prepare cifar10 --data-root ~/data"))
+@data_.command(
+    "prepare",
+    short_help="Find or download one and write its prepared cache.",
+    epilog=_example("ddbench data prepare cifar10 --data-root ~/data"),
+)
 @cloup.argument("name", help="a data set, or imagefolder:PATH")
 @option("--force", is_flag=True, help="make the prepared cache anew")
 @option(
@@ -335,8 +422,14 @@ def data_list(data_root: str | None, plugins: tuple[str, ...], as_json: bool) ->
 )
 @_root
 @_plugin
+@_as_json
 def data_prepare(
-    name: str, force: bool, workers: int | None, data_root: str | None, plugins: tuple[str, ...]
+    name: str,
+    force: bool,
+    workers: int | None,
+    data_root: str | None,
+    plugins: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Find or download a data set and write the prepared cache, which later runs map into memory."""
     from ddbench import data
@@ -344,10 +437,15 @@ def data_prepare(
     _data_root(data_root)
     _plugins(plugins)
     folder = data.prepare(name, force=force, workers=workers)
-    cloup.echo(f"{name}: {f'prepared in {folder}' if folder else 'built in, nothing to prepare'}")
+    said = f"{name}: {f'prepared in {folder}' if folder else 'built in, nothing to prepare'}"
+    _say(as_json, {"dataset": name, "folder": str(folder) if folder else None}, said)
 
 
-@data_.command("show", epilog=_example("ddbench data show digits --out digits.png"))
+@data_.command(
+    "show",
+    short_help="Its facts, and a picture of samples.",
+    epilog=_example("ddbench data show digits --out digits.png"),
+)
 @cloup.argument("name", help="a data set, or imagefolder:PATH")
 @option("--out", type=cloup.Path(path_type=Path), help="PNG to write (default: NAME.png)")
 @option("--per-class", type=cloup.IntRange(min=1), default=10, metavar="N", help="images a row")
@@ -382,12 +480,20 @@ def data_show(
         "fingerprint": real.fingerprint,
         "picture": str(picture),
     }
-    _say(as_json, facts, "\n".join(f"{k}: {v}" for k, v in facts.items()))
+    _say(as_json, facts, _facts(facts))
 
 
-@cli.group(context_settings=_HELP)
+@cli.group(
+    context_settings=_HELP,
+    short_help="Everything cached: sizes, quota, pruning.",
+    epilog=_example("ddbench cache list", "ddbench cache prune --quota 5G"),
+)
 def cache() -> None:
     """Everything cached: teachers, whitenings, prepared data; sizes, quota, pruning."""
+
+
+def _entries(n: int) -> str:
+    return f"{n} {'entry' if n == 1 else 'entries'}"
 
 
 @cache.command("list", epilog=_example("ddbench cache list"))
@@ -408,7 +514,7 @@ def cache_list(as_json: bool) -> None:
         for e in found
     ]
     quota, total = store.quota_bytes(), sum(e.size_bytes for e in found)
-    head = f"{store.cache_root()}: {human_bytes(total)} in {len(found)} entries, quota "
+    head = f"{store.cache_root()}: {human_bytes(total)} in {_entries(len(found))}, quota "
     head += human_bytes(quota) if quota is not None else "none (DDBENCH_CACHE_QUOTA sets one)"
     _say(
         as_json,
@@ -430,12 +536,15 @@ def cache_prune(quota: str | None, older_than: str | None, dry_run: bool, as_jso
     from ddbench import store
     from ddbench.board import human_bytes
 
-    limit = store.parse_size(quota) if quota else store.quota_bytes()
+    size = _size_mib("--quota", quota)
+    limit = None if size is None else int(size * 2**20)
     age_s = None
     if older_than:
         from ddbench.task import parse_duration
 
-        age_s = parse_duration(older_than)
+        age_s = parse_duration(older_than, "--older-than")
+    if limit is None and age_s is None:  # a quota of the environment is not what --older-than asks for
+        limit = store.quota_bytes()
     if limit is None and age_s is None:
         raise ValueError(
             "nothing to go by; give --quota SIZE or --older-than AGE, or set DDBENCH_CACHE_QUOTA"
@@ -446,14 +555,17 @@ def cache_prune(quota: str | None, older_than: str | None, dry_run: bool, as_jso
     _say(
         as_json,
         rows,
-        f"{word} {len(gone)} entries, {human_bytes(sum(e.size_bytes for e in gone))}\n{_table(rows)}",
+        f"{word} {_entries(len(gone))}, {human_bytes(sum(e.size_bytes for e in gone))}\n{_table(rows)}",
     )
 
 
 # ------------------------------------------------------------------------------------------------ doctor, new-method
 
 
-@cli.command(epilog=_example("ddbench doctor"))
+@cli.command(
+    short_help="What is there, what is missing, what to do.",
+    epilog=_example("ddbench doctor", "ddbench doctor --json"),
+)
 @_root
 @_as_json
 def doctor(data_root: str | None, as_json: bool) -> None:
@@ -464,21 +576,40 @@ def doctor(data_root: str | None, as_json: bool) -> None:
 
     _data_root(data_root)
     found = doctor_.checks()
-    rows = [{"": c.status, "what": c.name, "found": c.value, "to do": c.advice} for c in found]
-    _say(as_json, [dataclasses.asdict(c) for c in found], _table(rows))
+    width = max(len(c.name) for c in found)
+    lines = []
+    for c in found:
+        lines.append(f"{c.status:4}  {c.name:{width}}  {c.value}")
+        lines += [f"{'':4}  {'':{width}}  -> {c.advice}"] if c.advice else []
+    _say(as_json, [dataclasses.asdict(c) for c in found], "\n".join(lines))
     if any(c.status == "fail" for c in found):
         raise _Failed(1)
 
 
-@cli.command("new-method", epilog=_example("ddbench new-method my_method"))
+@cli.command(
+    "new-method",
+    short_help="Write a commented starter method and its test.",
+    epilog=_example("ddbench new-method my_method", "ddbench new-method my_method --folder ."),
+)
 @cloup.argument("name", help="lower-case letters, digits and underscores")
-@option("--folder", type=cloup.Path(path_type=Path), help="where to (default: this checkout, else here)")
-def new_method(name: str, folder: Path | None) -> None:
+@option(
+    "--folder", type=cloup.Path(path_type=Path), help="where to (default: the checkout of ddbench, else here)"
+)
+@_as_json
+def new_method(name: str, folder: Path | None, as_json: bool) -> None:
     """Write a commented starter method and its test; both run at once."""
     from ddbench import starter
 
     method, test = starter.write_method(name, folder)
-    cloup.echo(f"wrote {method}\nwrote {test}\nnext:  {sys.executable} -m pytest -q {test}")
+    known = method.parent.name == "methods" and starter.checkout() == method.parent.parent
+    plugin = "" if known else f" --plugin {shlex.quote(str(method))}"
+    _say(
+        as_json,
+        {"method": str(method), "test": str(test)},
+        f"wrote {method}\nwrote {test}\n"
+        f"test:  {shlex.quote(sys.executable)} -m pytest -q {shlex.quote(str(test))}\n"
+        f"run:   ddbench run --method {name} --dataset digits --ipc 1 --seeds 1{plugin}",
+    )
 
 
 # ------------------------------------------------------------------------------------------------ run, distill, evaluate, board
@@ -487,23 +618,25 @@ def new_method(name: str, folder: Path | None) -> None:
 def _context(
     runs: str, device: str, precision: str, engine: str, memory_limit: str | None, **more: Any
 ) -> Any:
-    from ddbench import registry, runner, store
+    from ddbench import registry, runner
 
-    return runner.Context(
+    context = runner.Context(
         run=Path(runs),
         device=device,
         precision=precision,
         engine=engine,
-        memory_limit_mib=store.parse_size(memory_limit) / 2**20 if memory_limit else None,
+        memory_limit_mib=_size_mib("--memory-limit", memory_limit),
         plugins=tuple(registry.added_files()),
         **more,
     )
+    runner.check(context)
+    return context
 
 
 def _budget(text: str | None) -> Any:
     from ddbench.task import TimeBudget, parse_duration
 
-    return TimeBudget(parse_duration(text) if text else None)
+    return TimeBudget(parse_duration(text, "--time-budget") if text else None)
 
 
 def _seeds(text: str) -> int | list[int]:
@@ -526,17 +659,35 @@ def _boards(runs: Sequence[Path], out: Path, plots: bool = True) -> tuple[list[A
     return boards, board.write(boards, out, plots), unreadable
 
 
+def _unscored(outcomes: Sequence[Any]) -> list[str]:
+    """Cells that failed or were skipped in this run, each reason once."""
+    from ddbench import executors
+
+    reasons: dict[tuple[str, str], list[Any]] = {}
+    for outcome in outcomes:
+        if outcome.status in ("failed", "skipped"):
+            reasons.setdefault((outcome.status, outcome.reason), []).append(outcome)
+    lines = []
+    for (status, reason), those in reasons.items():
+        lines.append(f"{status}: {reason}")
+        names = [executors.brief(o, reason=False).removesuffix(f": {status}") for o in those]
+        lines += [f"  {name}" for name in names[:10]]
+        lines += [f"  and {len(names) - 10} more"] if len(names) > 10 else []
+    return lines
+
+
 def _warn(lines: Sequence[str]) -> None:
     for line in lines:
         cloup.echo(f"warning: {line}", err=True)
 
 
 @cli.command(
+    short_help="Distil, train networks on the result, write records and boards.",
     epilog=_example(
         "ddbench run",
         "ddbench run --method random --dataset digits --ipc 10 --seeds 1",
         "ddbench run --method random --method dm --dataset cifar10 --ipc 1 --protocol dc-dsa --network M",
-    )
+    ),
 )
 @option_group(
     "what to run (nothing given: the embedded suite)",
@@ -579,16 +730,15 @@ def _warn(lines: Sequence[str]) -> None:
     ),
     option(
         "--recipe",
-        default="auto",
         metavar="NAME",
-        help="named hyperparameters; auto: the authors' where they fit",
+        help="named hyperparameters (default: auto, the authors' where they fit)",
     ),
     option(
         "--set",
         "settings",
         multiple=True,
         metavar="KEY=VALUE",
-        help="override one field of the method; repeatable",
+        help="override one field of the method (see: ddbench list settings); repeatable",
     ),
 )
 @option_group(
@@ -631,7 +781,7 @@ def run(
     ipcs: tuple[int, ...],
     protocols: tuple[str, ...],
     networks: tuple[str, ...],
-    recipe: str,
+    recipe: str | None,
     settings: tuple[str, ...],
     seeds: str | None,
     repeats: int | None,
@@ -661,6 +811,7 @@ def run(
         "--ipc": ipcs,
         "--protocol": protocols,
         "--network": networks,
+        "--recipe": recipe,
         "--set": settings,
     }
     if methods:
@@ -674,7 +825,7 @@ def run(
             protocols=protocols or ("quick",),
             networks=networks or None,
             repeats=repeats,
-            recipe=recipe,
+            recipe=recipe or "auto",
             settings=plan.parse_settings(settings),
         )
     else:
@@ -683,13 +834,7 @@ def run(
                 f"{', '.join(given)} without --method; expected --method NAME too (a suite states its own)"
             )
         chosen = plan.load(suite or "embedded")
-        count = _seeds(seeds) if seeds else chosen.seeds
-        chosen = chosen.model_copy(
-            update={
-                "seeds": list(range(count)) if isinstance(count, int) else count,
-                "repeats": repeats or chosen.repeats,
-            }
-        )
+        chosen = plan.changed(chosen, seeds=_seeds(seeds) if seeds else None, repeats=repeats)
     cells = plan.cells(chosen)
     from ddbench import executors, runner  # the plan is checked before torch is loaded
 
@@ -706,26 +851,32 @@ def run(
         budget=_budget(time_budget),
     )
     if not silent:
-        cloup.echo(f"{chosen.name or 'run'}: {len(cells)} cells -> {runs}", err=True)
+        of = "" if methods else f" of suite {chosen.name}"
+        cloup.echo(f"{_count(len(cells), 'cell')}{of}; sets and records go to {runs}", err=True)
+    reasons: set[str] = set()
 
     def told(outcome: Any) -> None:
         from tqdm import tqdm
 
-        if not silent and outcome.status != "cached":
-            tqdm.write(executors.brief(outcome), file=sys.stderr)
+        if not silent and outcome.status not in ("cached", "left"):
+            tqdm.write(executors.brief(outcome, outcome.reason not in reasons), file=sys.stderr)
+            reasons.add(outcome.reason)
 
     summary = executors.run(cells, context, jobs=jobs, told=told)
+    status = summary.exit_status
     made: list[Path] = []
     text = ""
     if not no_boards and summary.records:
         from ddbench import board
 
-        tables, made, unreadable = _boards([Path(runs)], boards)
+        try:
+            tables, made, unreadable = _boards([Path(runs)], boards)
+        except OSError as error:  # the records are safe; what became of the cells is still to be said
+            cloup.echo(f"error: no boards: {error}; make them later: ddbench board --runs {runs}", err=True)
+            tables, unreadable, status = [], [], status or 1
         _warn(unreadable)
-        mine = {c.distil.dataset for c in cells}
-        text = "\n".join(
-            board.markdown(t) for t in tables if t.dataset in mine or t.dataset.partition("?")[0] in mine
-        )
+        mine = {r.cell.distil.dataset for r in summary.records}
+        text = "\n".join(board.plain(t) for t in tables if t.dataset in mine and len(t.table))
     document = {
         "cells": [
             {
@@ -737,16 +888,19 @@ def run(
             for o in summary.outcomes
         ],
         "boards": [str(p) for p in made],
-        "exit_status": summary.exit_status,
+        "exit_status": status,
     }
-    lines = [text, *(f"{executors.brief(o)}" for o in summary.outcomes if o.status == "failed"), str(summary)]
+    lines = [text, *_unscored(summary.outcomes), str(summary)]
     lines += [f"boards: {', '.join(str(p) for p in made)}"] if made else []
     _say(as_json, document, "\n".join(line for line in lines if line))
-    if summary.exit_status:
-        raise _Failed(summary.exit_status)
+    if status:
+        raise _Failed(status)
 
 
-@cli.command(epilog=_example("ddbench distill --method dm --dataset digits --ipc 10 --out dm.safetensors"))
+@cli.command(
+    short_help="Distil one set.",
+    epilog=_example("ddbench distill --method dm --dataset digits --ipc 10 --out dm.safetensors"),
+)
 @option_group(
     "what to distil",
     option("--method", required=True, metavar="NAME", help="a file in methods/ (see: ddbench list methods)"),
@@ -764,7 +918,7 @@ def run(
         "settings",
         multiple=True,
         metavar="KEY=VALUE",
-        help="override one field of the method; repeatable",
+        help="override one field of the method (see: ddbench list settings); repeatable",
     ),
 )
 @option_group(
@@ -804,6 +958,8 @@ def distill(
     """Distil one set; a killed distillation goes on from its checkpoint."""
     from ddbench import plan
 
+    if out is not None and out.suffix != ".safetensors":
+        raise ValueError(f"--out is {out}; expected a file name that ends in .safetensors")
     _data_root(data_root)
     _plugins(plugins)
     chosen = plan.from_flags(
@@ -815,7 +971,7 @@ def distill(
         settings=plan.parse_settings(settings),
     )
     (cell, *_) = plan.cells(chosen)
-    from ddbench import runner, sets
+    from ddbench import runner, sets, store
 
     runner.validate([cell])
     context = _context(
@@ -834,9 +990,17 @@ def distill(
     except runner.BudgetUsedUp as stopped:
         path = session.run.set_path(session.set_key(cell.distil))
         if not path.exists():
-            raise TimeoutError(
-                f"{stopped}; nothing to show yet: give it more time (run again to go on)"
-            ) from None
+            cloup.echo(f"error: {stopped}; there is no set yet: run again, with more time", err=True)
+            raise _Failed(1) from None
+    except store.WriteError:
+        raise
+    except Exception as error:  # a method may raise anything
+        if os.environ.get("DDBENCH_DEBUG"):
+            raise
+        cloup.echo(f"error: {method} failed: {runner.explain(error)}", err=True)
+        raise _Failed(1) from None
+    finally:
+        session.run.clear_locks()
     if out is not None:
         sets.write(out, sets.read(path))
     header = sets.read_header(path)
@@ -845,11 +1009,16 @@ def distill(
         "set": str(out or path),
         **{k: card[k] for k in ("method", "recipe", "dataset", "ipc", "seed", "partial", "cost", "settings")},
     }
-    _say(as_json, facts, "\n".join(f"{k}: {v}" for k, v in facts.items()))
+    if card["partial"] and not context.quiet:
+        cloup.echo("the time budget ended before the distillation did; run again to go on", err=True)
+    cost = {"distil_s": round(card["cost"]["wall_s"], 2), "peak_mib": round(card["cost"]["peak_mib"])}
+    shown = {k: v for k, v in facts.items() if k not in ("cost", "settings")} | cost
+    _say(as_json, facts, _facts(shown | {"settings": _settings_text(card["settings"])}))
 
 
 @cli.command(
-    epilog=_example("ddbench evaluate dm.safetensors --protocol quick --network ConvNetD2W32 --network MLP")
+    short_help="Train networks on sets that exist and test them.",
+    epilog=_example("ddbench evaluate dm.safetensors --protocol quick --network ConvNetD2W32 --network MLP"),
 )
 @cloup.argument(
     "sets",
@@ -897,27 +1066,44 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Train fresh networks on sets that exist and test them; nothing is written."""
-    from ddbench import api, store
+    from ddbench import registry
+    from ddbench.nets import names
 
     _data_root(data_root)
     _plugins(plugins)
-    records, rows = [], []
+    registry.facts("protocols", protocol)  # wrong names are said before any set is read
+    for network in networks:
+        names.canonical(names.POOLS.get(network, [network])[0])
+    limit = _size_mib("--memory-limit", memory_limit)
+    from ddbench import api
+
+    records, rows, failed = [], [], []
     for path in sets:
-        for record in api.evaluate(
-            path,
-            dataset=dataset,
-            protocol=protocol,
-            networks=networks or None,
-            repeats=repeats,
-            seed=seed,
-            device=device,
-            precision=precision,
-            engine=engine,
-            memory_limit_mib=store.parse_size(memory_limit) / 2**20 if memory_limit else None,
-            quiet=quiet or as_json,
-        ):
+        try:
+            found = api.evaluate(
+                path,
+                dataset=dataset,
+                protocol=protocol,
+                networks=networks or None,
+                repeats=repeats,
+                seed=seed,
+                device=device,
+                precision=precision,
+                engine=engine,
+                memory_limit_mib=limit,
+                quiet=quiet or as_json,
+            )
+        except Exception as error:
+            if len(sets) == 1:
+                raise
+            failed.append(f"{path}: {error}")  # the other sets keep their scores
+            continue
+        for record in found:
             records.append(record)
             values = [100 * s.value for s in record.scores if s.chosen_by == "last"]
+            if not values:
+                failed.append(f"{path}: {record.cell.network} has no score of the last epoch")
+                continue
             mean = sum(values) / len(values)
             std = (sum((v - mean) ** 2 for v in values) / len(values)) ** 0.5
             rows.append(
@@ -932,9 +1118,16 @@ def evaluate(
                 }
             )
     _say(as_json, [r.model_dump() for r in records], _table(rows))
+    for line in failed:
+        cloup.echo(f"error: {line}", err=True)
+    if failed:
+        raise _Failed(1)
 
 
-@cli.command(epilog=_example("ddbench board --runs runs --out leaderboards"))
+@cli.command(
+    short_help="Make tables and plots from records.",
+    epilog=_example("ddbench board --runs runs --out leaderboards"),
+)
 @option(
     "--runs",
     multiple=True,
@@ -967,46 +1160,57 @@ def board(runs: tuple[Path, ...], out: Path, plots: bool, quiet: bool, as_json: 
         "boards": [str(p) for p in made],
         "rows": {b.dataset: json.loads(b.table.to_json(orient="records")) for b in boards},
     }
-    shown = "" if quiet else "\n".join(board_.markdown(b) for b in boards) + "\n"
+    texts = [board_.plain(b) or f"{b.dataset}: no cell has a score yet\n" for b in boards]
+    shown = "" if quiet else "\n".join(texts) + "\n"
     _say(as_json, document, shown + "\n".join(str(p) for p in made))
 
 
 # ------------------------------------------------------------------------------------------------ the program
 
 
-def _explain(error: BaseException) -> str:
-    return (
-        str(error.args[0])
-        if isinstance(error, KeyError) and error.args
-        else str(error) or type(error).__name__
-    )
+def _explained(error: Exception) -> tuple[str, int]:
+    """What to say, and the exit status."""
+    from ddbench.registry import PluginError
+    from ddbench.store import WriteError
+
+    if isinstance(error, WriteError):
+        return str(error), 1
+    clear = (LookupError, ValueError, ImportError, FileNotFoundError, FileExistsError, PluginError)
+    if isinstance(error, clear) and not isinstance(error, (KeyError, IndexError)):
+        return str(error) or type(
+            error
+        ).__name__, 2  # what people gave is wrong, or a file or package is missing
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(place.filename).name}:{place.lineno} in {place.name}"
+    return f"{type(error).__name__}: {error} ({where}); DDBENCH_DEBUG=1 shows the whole traceback", 1
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the program; ends the process with the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    # `ddbench --device cpu` means the embedded suite, too: options before any command belong to `run`
+    if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help", "--version")):
+        given = ["run", *given]
+    # With --json only the document goes to standard output, whatever a library or a method prints
+    printed = contextlib.redirect_stdout(sys.stderr) if "--json" in given else contextlib.nullcontext()
     status: Any = 0
+    out = sys.stdout
     try:
-        # `ddbench --device cpu` means the embedded suite, too: options before any command belong to `run`
-        if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help", "--version")):
-            given = ["run", *given]
-        cli.main(given, prog_name="ddbench", standalone_mode=False)
+        with printed:
+            cli.main(given, prog_name="ddbench", standalone_mode=False, obj=out)
     except _Failed as failed:
         status = failed.status
-    except cloup.Abort:
-        status = 130
-    except KeyboardInterrupt:
+    except (cloup.Abort, KeyboardInterrupt):
         cloup.echo("interrupted", err=True)
         status = 130
     except cloup.ClickException as error:
         error.show()
         status = error.exit_code
-    except (LookupError, ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+    except Exception as error:
         if os.environ.get("DDBENCH_DEBUG"):
             raise
-        # what people gave is wrong, or a file or package is missing: one clear message, no traceback
-        cloup.echo(f"error: {_explain(error)}", err=True)
-        status = 2
+        text, status = _explained(error)
+        cloup.echo(f"error: {text}", err=True)
     sys.exit(status)
 
 

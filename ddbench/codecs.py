@@ -321,6 +321,7 @@ class Compensated(Codec):
         naturals, compensators = tensors["naturals"], tensors["compensators"]
         if rows is None:
             rows = torch.arange(self.count(tensors, settings))
+        rows = rows.to(naturals.device)
         n, classes = len(naturals), len(naturals) // settings["per_class"]
         rows = rows.to(naturals.device)
         unit = naturals[rows % n].to(_float(compensators).dtype) / 255

@@ -902,6 +902,12 @@ def available(name: str, root: str | os.PathLike[str] | None = None) -> str | No
     return next((found for form in spec.forms if (found := form.where(place)) is not None), None)
 
 
+def downloadable(name: str) -> bool:
+    """Whether a data set can be fetched; others are made on the spot, or need files that somebody puts there by hand."""
+    instance = dataset_of(name)
+    return _has_forms(instance) and any(hasattr(form, "fetch") for form in spec_of(instance).forms)
+
+
 def load(
     name: str,
     root: str | os.PathLike[str] | None = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from ddbench import store
 from ddbench.records import Cell, Record
-from ddbench.runner import Context, Outcome, Session
+from ddbench.runner import Context, Outcome, Session, check
 from ddbench.task import TimeBudget
 
 Told = Callable[[Outcome], None]
@@ -54,7 +55,8 @@ class Summary:
         ):
             if self.count(status):
                 said.append(f"{self.count(status)} {words}")
-        text = f"{len(self.outcomes)} cells: {', '.join(said)}" if said else "no cells"
+        count = len(self.outcomes)
+        text = f"{count} cell{'s' * (count != 1)}: {', '.join(said)}" if said else "no cells"
         return text + ("; interrupted" if self.interrupted else "")
 
 
@@ -106,6 +108,7 @@ def _start_worker(context: Context, threads: int, stop: Any) -> None:
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches the whole group; the parent says when to stop
     torch.set_num_threads(threads)
+    sys.stdout = sys.stderr  # what a method prints must not get between the results of the parent
     budget = _Stoppable(context.budget.left_s, stop)
     _session = Session(replace(context, budget=budget, quiet=True))
 
@@ -161,20 +164,26 @@ def run(cells: Sequence[Cell], context: Context, *, jobs: int = 1, told: Told | 
 
     Raises:
         ddbench.store.WriteError: the run folder can't be written.
-        ValueError: a wrong number of jobs or a device that is not there.
+        ValueError: a wrong number of jobs, a device that is not there, an unknown precision or engine path.
     """
     if jobs < 1:
         raise ValueError(f"--jobs is {jobs}; expected at least 1")
-    store.RunFolder(context.run).check_writable()
+    check(context)  # here too: a worker that can't start looks like one that was killed
+    folder = store.RunFolder(context.run)
+    folder.check_writable()
     summary = Summary()
     if not cells:
         return summary
     source = _inline(cells, context) if jobs == 1 else _processes(cells, context, jobs)
-    with tqdm(total=len(cells), desc="cells", unit="cell", disable=context.quiet, dynamic_ncols=True) as bar:
+    with tqdm(
+        total=len(cells), desc="cells", unit="cell", disable=context.quiet or None, dynamic_ncols=True
+    ) as bar:
         try:
             for outcome in source:
                 summary.outcomes.append(outcome)
-                bar.set_postfix_str(brief(outcome), refresh=False)
+                d = outcome.cell.distil
+                short = f"{d.method} {d.dataset} ipc {d.ipc or 'all'}: {_score(outcome) or outcome.status}"
+                bar.set_postfix_str(short, refresh=False)
                 bar.update()
                 if told is not None:
                     told(outcome)
@@ -186,23 +195,27 @@ def run(cells: Sequence[Cell], context: Context, *, jobs: int = 1, told: Told | 
                 for c in cells
                 if c.model_dump_json() not in seen
             ]
+    folder.clear_locks()
     quota = store.quota_bytes()
     if quota is not None:
         summary.pruned_bytes = sum(e.size_bytes for e in store.prune(quota, spare_s=600))
     return summary
 
 
-def brief(outcome: Outcome) -> str:
-    """``dm digits ipc 1 seed 0 ConvNet: 43.1 %``: one line for people."""
-    d, record = outcome.cell.distil, outcome.record
-    name = f"{d.method} {d.dataset} ipc {d.ipc or 'all'} seed {d.seed} {outcome.cell.protocol} {outcome.cell.network}"
-    values = [s.value for s in record.scores if s.chosen_by == "last" and not s.task] if record else []
-    if values:
-        kind = record.scores[0].metric if record else ""
-        shown = (
-            f"{100 * sum(values) / len(values):.1f} %"
-            if kind == "top1"
-            else f"{sum(values) / len(values):.4g} {kind}"
-        )
+def brief(outcome: Outcome, reason: bool = True) -> str:
+    """``dm digits ipc 1 seed 0 quick ConvNet: 43.1 %``: one line for people, with the reason where there is no score."""
+    d, cell = outcome.cell.distil, outcome.cell
+    name = f"{d.method} {d.dataset} ipc {d.ipc or 'all'} seed {d.seed} {cell.protocol} {cell.network}"
+    shown = _score(outcome)
+    if shown:
         return f"{name}: {shown}" + (f" ({outcome.status})" if outcome.status != "ok" else "")
-    return f"{name}: {outcome.status}" + (f" ({outcome.reason})" if outcome.reason else "")
+    return f"{name}: {outcome.status}" + (f" ({outcome.reason})" if reason and outcome.reason else "")
+
+
+def _score(outcome: Outcome) -> str:
+    record = outcome.record
+    values = [s.value for s in record.scores if s.chosen_by == "last" and not s.task] if record else []
+    if not record or not values:
+        return ""
+    mean, metric = sum(values) / len(values), record.scores[0].metric
+    return f"{100 * mean:.1f} %" if metric == "top1" else f"{mean:.4g} {metric}"

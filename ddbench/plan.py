@@ -394,6 +394,18 @@ def from_flags(
         raise _explain(error, _flag) from None
 
 
+def changed(suite: Suite, *, seeds: int | Sequence[int] | None = None, repeats: int | None = None) -> Suite:
+    """A suite with seeds and repeats of a command in the place of its own; None leaves it as it is.
+
+    Raises:
+        PlanError: names the flag.
+    """
+    update: dict[str, Any] = {} if repeats is None else {"repeats": repeats}
+    if seeds is not None:
+        update["seeds"] = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    return check(suite.model_copy(update=update), _flag) if update else suite
+
+
 # ------------------------------------------------------------------------------------------------ cells
 
 

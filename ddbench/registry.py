@@ -825,7 +825,7 @@ def _coerce(name: str, field_name: str, value: Any, wanted: Any) -> Any:
     expected = wanted.__name__ if isinstance(wanted, type) and not typing.get_args(wanted) else str(wanted)
     raise ValueError(
         f"setting {field_name!r} of method {name!r} is {value!r}; expected {expected.replace('typing.', '')} "
-        f"(see: ddbench list methods)"
+        f"(see: ddbench list settings --method {name})"
     )
 
 

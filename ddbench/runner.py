@@ -279,27 +279,37 @@ class _Known:
 
 
 class Session:
-    """Runs cells of one context one after the other, keeping the data set in memory between them."""
+    """Runs cells of one context one after the other, keeping the data set in memory between them.
 
-    def __init__(self, context: Context) -> None:
+    ``real``: data of the caller's own, which cells name by its name.
+    """
+
+    def __init__(self, context: Context, real: RealData | None = None) -> None:
         self.context = context
         self.run = store.RunFolder(context.run)
-        self.device = pick_device(context.device)
+        self.device = check(context)
         for path in context.plugins:
             registry.add_file(path)
-        self._data: tuple[str, RealData] | None = None
+        self._data: tuple[str, RealData] | None = None if real is None else (real.name, real)
+        self._no_data: dict[str, Exception] = {}
         self._failed: dict[str, str] = {}
         self._forced: set[str] = set()
 
     # -------------------------------------------------------------------------------------------- keys
 
     def _real(self, name: str) -> RealData:
+        if name in self._no_data:  # every cell would wait for the same download to fail
+            raise self._no_data[name]
         if self._data is None or self._data[0] != name:
             self._data = None  # before the next one comes in
             context = self.context
-            real = data.load(
-                name, context.data_root, device=self.device, memory_limit_mib=context.memory_limit_mib
-            )
+            try:
+                real = data.load(
+                    name, context.data_root, device=self.device, memory_limit_mib=context.memory_limit_mib
+                )
+            except (FileNotFoundError, data.DataError, store.DamagedError) as error:
+                self._no_data[name] = error
+                raise
             self._data = name, real
         return self._data[1]
 
@@ -607,7 +617,7 @@ def score(
     budget = budget or TimeBudget()
     protocol = registry.get("protocols", cell.protocol)
     description = f"{cell.distil.method or 'set'} {cell.network}"
-    with tqdm(desc=description, unit="ep", disable=quiet, leave=False, dynamic_ncols=True) as bar:
+    with tqdm(desc=description, unit="ep", disable=quiet or None, leave=False, dynamic_ncols=True) as bar:
 
         def told(done: int, total: int, *loss: float) -> None:
             bar.total = total
@@ -653,6 +663,17 @@ def distil(cell: DistilCell, context: Context) -> tuple[str, Path]:
 def evaluate(cell: Cell, context: Context) -> Outcome:
     """One cell, with its record.  See :meth:`Session.evaluate`."""
     return Session(context).evaluate(cell)
+
+
+def check(context: Context) -> torch.device:
+    """The device of a context, after a look at its settings, before anything runs.
+
+    Raises:
+        ValueError: a device that is not there, an unknown precision or engine path.
+    """
+    device = pick_device(context.device)
+    engine_options(device, context.precision, context.engine, context.memory_limit_mib)
+    return device
 
 
 def validate(cells: Sequence[Cell]) -> None:

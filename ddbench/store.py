@@ -318,6 +318,16 @@ class RunFolder:
         """Lock of one set or record key."""
         return Lock(self.path / "locks" / key, wait_s)
 
+    def clear_locks(self) -> None:
+        """Remove lock files that nobody holds.
+
+        A process that opens such a file in the instant of its removal locks a file without a name, and another one may
+        then be at the same key: work done twice, no harm, as every file here is written atomically.
+        """
+        for path in (self.path / "locks").glob("*.lock"):
+            with suppress(TimeoutError, OSError), Lock(path.with_suffix(""), wait_s=0):
+                path.unlink(missing_ok=True)
+
     def check_writable(self) -> None:
         """Raises WriteError before any work is done where nothing could be kept."""
         probe = self.path / ".writable"

@@ -59,22 +59,23 @@ class TimeBudget:
         return TimeBudget, (self.left_s,)  # clocks of two processes need not agree
 
 
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_DURATION = re.compile(rf"(?:{_NUMBER}d)?(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s?)?")
 
 
-def parse_duration(text: str) -> float:
-    """``9m``, ``90s``, ``1h30m`` or plain seconds -> seconds.
+def parse_duration(text: str, what: str = "time budget") -> float:
+    """``9m``, ``90s``, ``1h30m``, ``30d`` or plain seconds -> seconds; ``what`` is named in the error.
 
     Raises:
         ValueError: another form, or no time at all.
     """
     found = _DURATION.fullmatch(text.strip().lower())
     if found and any(found.groups()):
-        hours, minutes, seconds = (float(part or 0) for part in found.groups())
-        total = 3600 * hours + 60 * minutes + seconds
+        days, hours, minutes, seconds = (float(part or 0) for part in found.groups())
+        total = 86400 * days + 3600 * hours + 60 * minutes + seconds
         if total > 0:
             return total
-    raise ValueError(f"time budget is {text!r}; expected a positive time such as 90s, 9m, 1h or 1h30m")
+    raise ValueError(f"{what} is {text!r}; expected a positive time such as 90s, 9m, 1h30m or 30d")
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -228,7 +229,9 @@ class RunTask:
         from ddbench.train.teachers import train_networks  # late: most methods need no networks
 
         started = time.perf_counter()
-        with tqdm(desc="teachers", unit="epoch", disable=self.quiet, leave=False, dynamic_ncols=True) as bar:
+        with tqdm(
+            desc="teachers", unit="epoch", disable=self.quiet or None, leave=False, dynamic_ncols=True
+        ) as bar:
 
             def told(done: int, total: int) -> None:
                 bar.total = total
@@ -273,7 +276,7 @@ class RunTask:
                 initial=done,
                 desc=description,
                 unit="it",
-                disable=self.quiet,
+                disable=self.quiet or None,  # None: no bar where standard error is no terminal
                 leave=False,
                 dynamic_ncols=True,
             ) as self._bar:
@@ -474,6 +477,8 @@ class RunTask:
             teacher_s=self._teacher_s,
         )
         notes = dict(distilled.card.notes)
+        if self._paid:
+            notes["teachers"] = sorted(self._paid)  # which networks decided: fingerprints of the cache
         if self.partial:
             notes["partial"] = (
                 f"{progress.iterations} of {progress.total} iterations when the time budget was used up"

@@ -3,7 +3,8 @@
 Source: Sajedi, Khaki, Amjadian, Liu, Lawryshyn and Plataniotis, "DataDAM: Efficient Dataset Distillation with Attention
 Matching", ICCV 2023, arXiv:2310.00093, and its code (DataDistillation/DataDAM).
 Departures: the recipe ``authors`` is the released code (batch norm, attention power 1), which its authors recommend for
-reproduction, and ``paper`` the table of the paper (instance norm, power 4).  The published first images ("smart") are
+reproduction, and ``paper`` the table of the paper (instance norm, power 4) with the sums and the factor 100 of the code,
+where the table says mean squared error.  The published first images ("smart") are
 not used: images start as real ones.  The code's optional whitening, off by default, is not offered.  ``iterations``
 counts updates, and the set after the last one is both kept and evaluated, as the code's last evaluated set is; the code
 then makes one more update, which is lost, and reports the best of several sets by test accuracy, which is not done here.

@@ -3,7 +3,8 @@
 Source: Welling, "Herding dynamical weights to learn", ICML 2009, as a coreset in DeepCore, Guo, Zhao and Bai,
 arXiv:2204.08499.
 Departures: the image nearest to the residual is picked; DeepCore's code picks the farthest by mistake.  Features are
-standardised pixels or the embedding of a ConvNet trained for a few epochs, instead of a ResNet-18 trained for 40.
+standardised pixels or the embedding of a ConvNet trained for a few epochs (SGD with momentum at 0.01, on nine tenths of the
+images), instead of a ResNet-18 trained for 40 (Nesterov at 0.1, on all of them).
 """
 
 from dataclasses import dataclass

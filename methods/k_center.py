@@ -2,8 +2,8 @@
 
 Source: Sener and Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set Approach", ICLR 2018,
 arXiv:1708.00489, as a coreset in DeepCore, Guo, Zhao and Bai, arXiv:2204.08499.
-Departures: features are standardised pixels or the embedding of a ConvNet trained for a few epochs, instead of a
-ResNet-18 pre-trained on ImageNet.
+Departures: features are standardised pixels or the embedding of a ConvNet trained for a few epochs (on nine tenths of
+the images), instead of a ResNet-18 pre-trained on ImageNet.
 """
 
 from dataclasses import dataclass

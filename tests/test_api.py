@@ -51,6 +51,10 @@ class TestDistill:
         made = ddbench.distill("random", gauss2, 1, device="cpu", run=tmp_path, quiet=True)
         (path,) = (tmp_path / "sets").glob("*.safetensors")
         assert sets.read(path).fingerprint() == made.fingerprint()
+        stamp = path.stat().st_mtime_ns
+        again = ddbench.distill("random", gauss2, 1, device="cpu", run=tmp_path, quiet=True)
+        assert again.fingerprint() == made.fingerprint()
+        assert path.stat().st_mtime_ns == stamp, "a set that is there is read, not made again"
 
     def test_numbers_and_names_are_checked(self, gauss2):
         with pytest.raises(ValueError, match="ipc is 0; expected at least 1 image a class"):

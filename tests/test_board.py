@@ -73,6 +73,15 @@ def test_full_has_no_rank_and_gives_the_share_under_its_own_protocol():
     assert r["rank"] == 1
 
 
+def test_the_share_of_full_is_that_of_the_protocols_own_twin():
+    full = [
+        record("full", values=(v,), ipc=0, protocol=p) for p, v in (("quick-full", 0.8), ("dc-dsa-full", 1.0))
+    ]
+    for protocol, share in (("quick", 50), ("dc-dsa", 40)):
+        r = row([record(values=(0.4,), protocol=protocol), *full], method="random")
+        assert (r["share_of_full_pct"], r["full_protocol"]) == (pytest.approx(share), f"{protocol}-full")
+
+
 def test_ranks_are_inside_one_ipc_protocol_and_network():
     records = [record("a", values=(0.2,)), record("b", values=(0.4,)), record("a", values=(0.9,), ipc=10)]
     assert row(records, method="b", ipc=1)["rank"] == 1

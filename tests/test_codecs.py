@@ -256,6 +256,14 @@ class TestCompensated:
         (merged[5:] * torch.arange(5.0).view(5, 1, 1, 1)).sum().backward()
         assert torch.equal(u.grad, torch.full((1, 1, 2, 2), 10.0)) and u.numel() == 4
 
+    @pytest.mark.gpu
+    def test_a_large_set_is_decoded_for_a_gpu_batch_by_batch(self):
+        naturals = torch.randint(256, (4, 1, 2, 2), dtype=torch.uint8)
+        tensors = {"naturals": naturals, "compensators": torch.rand(2, 1, 2, 2).half()}
+        d = made(tensors, Targets(ids=torch.arange(4)), UNIT, "compensated")
+        it = items(d, device="cuda", memory_limit_mib=0.0)
+        assert torch.allclose(it.to_input(it.stored).cpu(), items(d).stored)
+
     def test_without_compensators_the_items_are_the_naturals(self):
         naturals = torch.randint(256, (2, 1, 2, 2), dtype=torch.uint8)
         tensors = {"naturals": naturals, "compensators": torch.zeros(0, 1, 2, 2).half()}

@@ -376,6 +376,11 @@ class TestClassicDC:
         large = classic.scale(x, (10, 8))
         assert torch.equal(large[0], x[0, (torch.arange(10) * 8 // 10)[1:9]])
 
+    def test_scale_centres_on_one_square_canvas_whichever_axis_grows(self):
+        out = classic.scale(torch.ones(1, 32, 32), (35, 25))[0]
+        # canvas 35: the columns begin at (35 - 25) // 2, the cut at (35 - 32) // 2
+        assert out[0].nonzero().flatten().tolist() == list(range(4, 29))
+
     def test_rotate_turns_quarters_exactly_and_fills_the_corners(self):
         x = X8[0]
         torch.testing.assert_close(classic.rotate(x, 90, 0.0), x.rot90(1, (1, 2)), atol=1e-4, rtol=0)

@@ -141,6 +141,8 @@ class TestFeaturesOfATeacher:
         pixels, first = distill(name), distill(name, **settings)
         assert first.tensors["indices"].tolist() != pixels.tensors["indices"].tolist()
         assert first.card.cost.teacher_s > 0 and pixels.card.cost.teacher_s == 0
+        (used,) = (fresh_cache / "teachers").glob("*/network.safetensors")
+        assert first.card.notes["teachers"] == [used.parent.name] and "teachers" not in pixels.card.notes
         again = distill(name, **settings)
         assert again.card.cost.teacher_s == first.card.cost.teacher_s
         assert torch.equal(again.tensors["indices"], first.tensors["indices"])

@@ -30,12 +30,15 @@ def crop(x: Tensor, offset: tuple[int, int], fill: Tensor, pad: int = 4) -> Tens
 
 
 def scale(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize an image (C, H, W) to (rows, columns) by nearest neighbour, centred, cut or zero-filled."""
+    """Resize an image (C, H, W) to (rows, columns) by nearest neighbour, centred, cut or zero-filled.
+
+    The canvas is one square that holds both sizes: a side of its own for each axis would round the centre otherwise.
+    """
     height, width = x.shape[1:]
     rows, columns = size
-    high, wide = max(rows, height), max(columns, width)
-    canvas = x.new_zeros(len(x), high, wide)
-    top, left = (high - rows) // 2, (wide - columns) // 2
+    side = max(rows, columns, height, width)
+    canvas = x.new_zeros(len(x), side, side)
+    top, left = (side - rows) // 2, (side - columns) // 2
     canvas[:, top : top + rows, left : left + columns] = F.interpolate(x[None], size)[0]
     return _centre(canvas, height, width)
 

@@ -6,6 +6,7 @@ A student's random numbers come from its own generators alone: ``weights``, ``or
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -340,9 +341,28 @@ def input_shape(items: Items) -> torch.Size:
 
 # ------------------------------------------------------------------------------------------------ stacked networks
 
-_ELEMENTWISE = (
-    nn.ReLU, nn.Sigmoid, nn.LeakyReLU, nn.SiLU, nn.AvgPool2d, nn.MaxPool2d, nn.Identity,
-)  # fmt: skip
+_LOCAL = (nn.ReLU, nn.Sigmoid, nn.LeakyReLU, nn.SiLU, nn.AvgPool2d, nn.MaxPool2d, nn.Identity)
+"""Layers that treat every channel alike: stacked channels go through as they are."""
+
+
+@functools.lru_cache(maxsize=16)
+def _pooling_matrix(
+    layer: nn.AvgPool2d, height: int, width: int, dtype: torch.dtype
+) -> tuple[Tensor, tuple[int, int]]:
+    """Average pooling of flat maps (..., h * w) is a product with this matrix; and the size of the maps after it."""
+    with torch.no_grad():
+        pooled = layer(torch.eye(height * width, dtype=dtype).view(-1, 1, height, width))
+    return pooled.flatten(1).contiguous(), (int(pooled.shape[2]), int(pooled.shape[3]))
+
+
+def _average(layer: nn.AvgPool2d, x: Tensor) -> Tensor:
+    """Average pooling; of small maps on CPU as a product of matrices, which is 3 to 4 times faster there."""
+    height, width = int(x.shape[2]), int(x.shape[3])
+    if x.device.type != "cpu" or height * width > 64 or torch.compiler.is_compiling():
+        pooled: Tensor = layer(x)
+        return pooled
+    matrix, size = _pooling_matrix(layer, height, width, x.dtype)
+    return (x.flatten(2) @ matrix).view(*x.shape[:2], *size)
 
 
 def _chain(net: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]] | None:
@@ -359,7 +379,7 @@ def _chain(net: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]] | No
     if isinstance(net, nn.Sequential):
         chains = [_chain(child, f"{prefix}{name}.") for name, child in net.named_children()]
         return None if any(c is None for c in chains) else [pair for c in chains if c for pair in c]
-    if isinstance(net, (*_ELEMENTWISE, nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm, nn.BatchNorm2d)):
+    if isinstance(net, (*_LOCAL, nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm, nn.BatchNorm2d)):
         if isinstance(net, nn.Conv2d) and (net.groups != 1 or net.padding_mode != "zeros"):
             return None
         return [(prefix, net)]
@@ -403,7 +423,9 @@ class Stacked:
             }
             weight, bias = own["weight"], own["bias"]
             flat_bias = None if bias is None else bias.flatten()
-            if isinstance(layer, _ELEMENTWISE):
+            if isinstance(layer, nn.AvgPool2d):
+                x = _average(layer, x)
+            elif isinstance(layer, _LOCAL):
                 x = layer(x)
             elif isinstance(layer, nn.Flatten):
                 x = x.view(b, groups, -1).transpose(0, 1) if x.dim() == 4 else x

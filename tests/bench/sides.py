@@ -53,7 +53,9 @@ def train_engine(case: str, device: str) -> dict[str, float | str]:
     network, shape, n, students, epochs = CASES[case]
     x, y, flip = data(case)
     items = Items(x.to(device), lambda t: t, 10, ids=y.to(device), flip=flip)
-    path = choose_path(network, shape, 10, n, PLAN, students, torch.device(device).type)  # as for all 1,001 epochs
+    path = choose_path(
+        network, shape, 10, n, PLAN, students, torch.device(device).type
+    )  # as for all 1,001 epochs
     options = EngineOptions(device, path=path)
     crew = [Generators(seed) for seed in range(students)]
     first = train_students(items, PLAN.changed(epochs=2), network, crew, options)

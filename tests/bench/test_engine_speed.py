@@ -1,0 +1,60 @@
+"""Students a second: the engine against the plain loop, each side in processes of its own, in turn.
+
+Run: ``OMP_NUM_THREADS=2 python -m pytest tests/bench``.  Seconds a student are for dc-dsa's 1,001 epochs (inference: 10,000
+images), extrapolated by steps from a few epochs; the best of the rounds counts, since other work on a machine only slows.
+Compile time is reported apart.  The plain loop is ``plain.field_style``: data loader, one accuracy read a step, default settings.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROUNDS = 3
+TARGETS = {"digits-ipc1": 4.0, "digits-ipc10": 1.5, "cifar-ipc1": None, "cifar-ipc10": 1.5, "inference": 1.3}
+DEVICE = os.environ.get("DDBENCH_BENCH_DEVICE", "cpu")
+
+
+def measure(side: str, case: str) -> dict[str, Any]:
+    script = Path(__file__).with_name("sides.py")
+    threads = os.environ.get("DDBENCH_BENCH_THREADS", str(os.cpu_count() or 1))
+    env = {**os.environ, **{f"{lib}_NUM_THREADS": threads for lib in ("OMP", "MKL", "OPENBLAS")}}
+    done = subprocess.run(
+        [sys.executable, str(script), side, case, DEVICE], env=env, capture_output=True, text=True, check=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("case", TARGETS)
+def test_engine_against_the_plain_loop(case, benchmark):
+    rounds: dict[str, list[dict[str, Any]]] = {"plain": [], "engine": []}
+
+    def both() -> None:
+        for side, found in rounds.items():
+            found.append(measure(side, case))
+
+    benchmark.pedantic(both, rounds=ROUNDS, iterations=1)
+    plain, engine = (min(found, key=lambda r: r["student_s"]) for found in rounds.values())
+    ratio = plain["student_s"] / engine["student_s"]
+    benchmark.extra_info.update(
+        case=case,
+        plain_student_s=round(plain["student_s"], 3),
+        engine_student_s=round(engine["student_s"], 3),
+        engine_students_per_s=round(1 / engine["student_s"], 4),
+        path=engine["path"],
+        compile_s=round(max(r.get("compile_s", 0.0) for r in rounds["engine"]), 1),
+        ratio=round(ratio, 2),
+        threads=engine["threads"],
+        device=DEVICE,
+    )
+    print(f"\n{case}: {benchmark.extra_info}")
+    target = TARGETS[case]
+    if target is not None and DEVICE == "cpu":
+        assert ratio >= target, f"{case}: {ratio:.2f} times the plain loop, expected at least {target}"
