@@ -363,10 +363,12 @@ def evaluate(
         raise ValueError("images without labels and data set; expected evaluate(images, labels, dataset=...)")
     if protocol not in registry.names("protocols"):
         raise registry.unknown("protocols", protocol)
-    row = registry.facts("protocols", protocol).keywords["plan"]
-    wanted = [networks] if isinstance(networks, str) else list(networks or row.networks)
-    wanted = [network_names.canonical(n) for w in wanted for n in network_names.POOLS.get(w, [w])]
     real = _real(dataset, chosen, data_root, memory_limit_mib)
+    row = registry.facts("protocols", protocol).keywords["plan"]
+    if networks is None:
+        networks = plan.default_networks(protocol, real.train.shape[-1])
+    wanted = [networks] if isinstance(networks, str) else list(networks)
+    wanted = [network_names.canonical(n) for w in wanted for n in network_names.POOLS.get(w, [w])]
     if not isinstance(images, DistilledSet):
         distilled = as_set(
             images, labels, real, space=space, label_kind=label_kind, codec=codec, method=method

@@ -36,17 +36,9 @@ FLOOR = "random"
 _FULL_SUFFIX = "-full"
 """Of the step-capped twin of a protocol, under which the upper bound is trained."""
 
-_GROUP = [
-    "dataset",
-    "protocol",
-    "protocol_version",
-    "network",
-    "ipc",
-    "method",
-    "recipe",
-    "overrides",
-    "data_fingerprint",
-]
+_PEERS = ["protocol", "protocol_version", "network", "ipc", "precision", "data_fingerprint"]
+"""What rows must share to be ranked and paired."""
+_GROUP = ["dataset", "method", "recipe", "overrides", *_PEERS]
 
 
 @dataclass(frozen=True)
@@ -140,7 +132,6 @@ def _summary(group: pd.DataFrame) -> dict[str, Any]:
         "distil_peak_mib": max(s.distil_peak_mib for s in spent),
         "evaluate_s": pd.Series([s.evaluate_s for s in spent]).mean(),
         "device": _joined(group["device"]),
-        "precision": _joined(group["precision"]),
         "comparable": bool(group["comparable"].all()),
         "partial": bool(group["partial"].any()),
     }
@@ -199,10 +190,7 @@ def _table(rows: pd.DataFrame) -> pd.DataFrame:
     lines: list[dict[str, Any]] = []
     for key, group in rows.groupby(_GROUP, sort=True):
         line = dict(zip(_GROUP, key, strict=True)) | _summary(group)
-        same = (
-            rows[c] == line[c] for c in ("protocol", "protocol_version", "network", "ipc", "data_fingerprint")
-        )
-        peers = rows[pd.concat(list(same), axis=1).all(axis=1)]
+        peers = rows[pd.concat([rows[c] == line[c] for c in _PEERS], axis=1).all(axis=1)]
         floor = _seed_means(peers[(peers["method"] == FLOOR) & (peers["overrides"] == "")])
         own = _seed_means(group)
         if line["method"] not in (FLOOR, UPPER_BOUND) and (both := sorted(own.keys() & floor.keys())):
@@ -225,28 +213,12 @@ def _table(rows: pd.DataFrame) -> pd.DataFrame:
                 "full_protocol": _joined(full["protocol"]),
             }
         lines.append(line)
-    table = (
-        pd.DataFrame(lines)
-        .reindex(columns=[*columns, *_GROUP[-1:]])
-        .loc[:, lambda t: ~t.columns.duplicated()]
-    )
+    table = pd.DataFrame(lines).reindex(columns=columns)
     table["vs_random_n"] = table["vs_random_n"].astype("Int64")
     competes = table["method"] != UPPER_BOUND
-    ranks = table[competes].groupby(["protocol", "protocol_version", "network", "ipc", "data_fingerprint"])[
-        "top1_pct_mean"
-    ]
+    ranks = table[competes].groupby(_PEERS)["top1_pct_mean"]
     table["rank"] = ranks.rank(ascending=False, method="min").astype("Int64").reindex(table.index)
-    order = [
-        "comparable",
-        "protocol",
-        "protocol_version",
-        "network",
-        "ipc",
-        "rank",
-        "method",
-        "recipe",
-        "overrides",
-    ]
+    order = ["comparable", *_PEERS[:5], "rank", "method", "recipe", "overrides"]
     ascending = [False, *[True] * (len(order) - 1)]
     placed: pd.DataFrame = table.sort_values(order, ascending=ascending, na_position="first").reset_index(
         drop=True

@@ -409,10 +409,24 @@ def changed(suite: Suite, *, seeds: int | Sequence[int] | None = None, repeats: 
 # ------------------------------------------------------------------------------------------------ cells
 
 
-def _students(suite: Suite, protocol: str, repeats: int | None) -> tuple[list[str], int]:
+def default_networks(protocol: str, side: int | None = None) -> list[str]:
+    """The students that a protocol names, ConvNets with the field's depth for images of ``side`` pixels (None: unknown)."""
+    row = registry.facts("protocols", protocol).keywords["plan"]
+    return [n if side is None else networks_.for_side(n, side) for n in row.networks]
+
+
+def _side(dataset: str) -> int | None:
+    base = dataset.partition("?")[0]
+    if base.startswith("imagefolder:"):
+        return None  # known when it is loaded
+    shape = registry.facts("datasets", base).keywords.get("shape")
+    return int(shape[-1]) if isinstance(shape, (tuple, list)) and shape else None
+
+
+def _students(suite: Suite, protocol: str, repeats: int | None, dataset: str) -> tuple[list[str], int]:
     row = registry.facts("protocols", protocol).keywords["plan"]
     chosen: list[str] = []
-    for network in suite.networks or row.networks:
+    for network in suite.networks or default_networks(protocol, _side(dataset)):
         for name in networks_.POOLS.get(network, [network]):
             if networks_.canonical(name) not in chosen:
                 chosen.append(networks_.canonical(name))
@@ -438,7 +452,7 @@ def cells(suite: Suite) -> list[Cell]:
         distil = DistilCell(
             method=method, recipe=recipe, settings=settings, dataset=dataset, ipc=ipc, seed=seed
         )
-        names, count = _students(suite, protocol, repeats)
+        names, count = _students(suite, protocol, repeats, dataset)
         for network in names:
             cell = Cell(distil=distil, protocol=protocol, network=network, repeats=count)
             found.setdefault(cell.model_dump_json(), cell)

@@ -171,3 +171,10 @@ def test_bytes_read_well():
 def test_boards_need_no_torch():
     code = "import sys, ddbench.board; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_precisions_are_rows_of_their_own():
+    tf32 = Provenance(ddbench="0", device="cuda:0", precision="tf32")
+    table = board.make([record(seed=0), record(seed=1, provenance=tf32)])[0].table
+    assert sorted(table["precision"]) == ["fp32", "tf32"]
+    assert table["rank"].tolist() == [1, 1]

@@ -532,3 +532,19 @@ def test_pools_hold_known_names():
 def test_names_are_listed_without_torch():
     code = "import sys, ddbench.nets.names as n; n.names(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "found"),
+    [
+        ("ConvNet", 32, "ConvNet"),
+        ("ConvNet", 64, "ConvNetD4"),
+        ("ConvNetBN", 64, "ConvNetD4BN"),
+        ("ConvNet", 128, "ConvNetD5"),
+        ("ConvNet", 224, "ConvNetD6"),
+        ("ConvNetD2W32", 64, "ConvNetD2W32"),
+        ("MLP", 64, "MLP"),
+    ],
+)
+def test_default_convnet_gets_the_fields_depth_for_the_image_side(name, side, found):
+    assert names.for_side(name, side) == found

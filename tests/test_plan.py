@@ -180,3 +180,8 @@ def test_settings_are_read_as_pairs():
 def test_planning_does_not_import_torch():
     code = "import sys; from ddbench import plan; plan.cells(plan.load('embedded')); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_default_students_of_larger_images_are_deeper():
+    suite = plan.from_flags(methods=["random"], datasets=["tiny_imagenet"], protocols=["dc-dsa"])
+    assert [c.network for c in plan.cells(suite)] == ["ConvNetD4"]

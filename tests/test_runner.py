@@ -280,8 +280,9 @@ class TestFailures:
         failed = session.evaluate(cell())
         assert failed.status == "failed" and "FileNotFoundError: put it there" in failed.reason
         monkeypatch.undo()
-        assert session.evaluate(cell()).status == "ok"
-        assert [r.status for r in store.RunFolder(tmp_path).records()] == ["ok"]
+        assert session.evaluate(cell(seed=1)).reason == failed.reason  # it does not wait for the data again
+        assert [runner.evaluate(cell(seed=s), session.context).status for s in (0, 1)] == ["ok", "ok"]
+        assert [r.status for r in store.RunFolder(tmp_path).records()] == ["ok", "ok"]
 
     def test_a_network_that_does_not_fit_the_images_is_skipped_with_the_reason(self, tmp_path, plugins):
         outcome = runner.evaluate(cell(network="LeNet"), context(tmp_path, plugins))

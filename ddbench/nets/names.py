@@ -163,6 +163,18 @@ def evaluation_mode(name: str, mode: str) -> str:
     return canonical(name.split("BN")[0])
 
 
+def for_side(name: str, side: int) -> str:
+    """A protocol's default ConvNet with as many blocks as the field gives images of ``side`` pixels, where no depth is named.
+
+    3 blocks up to 32 pixels, 4 at 64, 5 at 128, 6 above; other networks, and ConvNets with a depth, stay as they are.
+    """
+    variant = parse_convnet(name)
+    if variant is None or re.match(r"ConvNetD\d", name):
+        return name
+    depth = 3 if side <= 32 else 4 if side <= 64 else 5 if side <= 128 else 6
+    return canonical(name.replace("ConvNet", f"ConvNetD{depth}", 1))
+
+
 def first_padding(shape: Shape) -> int:
     """Padding of the first 3x3 convolution: 3 for 1x28x28 images, which so become 32x32; 1 for all others.
 

@@ -1,0 +1,608 @@
+"""The command line as a user meets it: what is printed where, files, exit statuses; digits and one MLP, in seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from ddbench import cli, executors, registry, store
+
+ROOT = Path(__file__).resolve().parent.parent
+RANDOM = ("--method", "random", "--network", "MLP", "--repeats", "1", "--device", "cpu")
+
+
+@dataclass(frozen=True)
+class Said:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)  # fails where anything else stands beside the document
+
+
+Ddbench = Callable[..., Said]
+
+
+@pytest.fixture
+def ddbench(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Ddbench]:
+    """Runs a command in an empty folder.  Outputs are those of the process: what a library prints is seen, too."""
+    monkeypatch.chdir(tmp_path)
+    before = dict(registry._added)
+
+    def run(*arguments: object) -> Said:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main([str(a) for a in arguments])
+        out, err = capfd.readouterr()
+        assert isinstance(end.value.code, int)
+        return Said(end.value.code, out, err)
+
+    yield run
+    registry._added.clear()
+    registry._added.update(before)
+
+
+def plugin(folder: Path, name: str, body: str) -> Path:
+    """A method of one's own whose ``distill`` has this body."""
+    head = f'''
+        """A method of the tests."""
+        from dataclasses import dataclass
+        import torch
+        from ddbench.contract import DistilledSet, Task
+        from ddbench.registry import method
+
+        @method(family="made up", labels="hard")
+        @dataclass(frozen=True)
+        class M{name.title().replace("_", "")}:
+            shift: int = 0
+            """Where in each class to begin (count)."""
+
+            def distill(self, task: Task) -> DistilledSet:
+    '''
+    path = folder / f"{name}.py"
+    path.write_text(textwrap.dedent(head).rstrip() + "\n" + textwrap.indent(textwrap.dedent(body), " " * 8))
+    return path
+
+
+FIRST = """
+    keep = [task.train.of_class(c)[self.shift : self.shift + task.ipc] for c in range(task.train.classes)]
+    return task.distilled(subset=torch.cat(keep))
+"""
+
+
+# ------------------------------------------------------------------------------------------------ help
+
+
+def commands(group: Any = cli.cli, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    found = [(path, group)]
+    for name, command in getattr(group, "commands", {}).items():
+        found += commands(command, (*path, name))
+    return found
+
+
+def test_the_commands_are_those_of_the_documents():
+    assert {" ".join(path) for path, _ in commands()} == {
+        *("", "run", "distill", "evaluate", "board", "list", "show", "doctor", "new-method"),
+        *("data", "data list", "data prepare", "data show", "cache", "cache list", "cache prune"),
+    }
+
+
+@pytest.mark.parametrize(("path", "command"), commands(), ids=[" ".join(p) or "-" for p, _ in commands()])
+class TestHelp:
+    def test_it_ends_with_an_example_of_this_command_that_can_be_pasted(self, ddbench, path, command):
+        said = ddbench(*path, "--help")
+        assert said.status == 0 and not said.err
+        head, _, examples = re.split(r"\n(examples?):\n", said.out)
+        lines = examples.strip().splitlines()
+        assert head.strip() and lines
+        for line in lines:
+            words = shlex.split(line)
+            assert words[: 1 + len(path)] == ["ddbench", *path]
+            called = command
+            for word in words[1 + len(path) :]:
+                called = getattr(called, "commands", {}).get(word, called)
+            known = [name for p in called.params for name in (*p.opts, *p.secondary_opts)]
+            assert not [w for w in words if w.startswith("--") and w not in known]
+
+    def test_every_option_says_what_it_does(self, path, command):
+        assert not [p.name for p in command.params if not getattr(p, "help", None)]
+
+    def test_lists_of_commands_are_not_cut_off(self, ddbench, path, command):
+        assert "..." not in ddbench(*path, "--help").out.replace("SETS...", "").replace("[ARGS]...", "")
+
+
+def test_a_wrong_command_or_option_gets_its_neighbour(ddbench):
+    said = ddbench("runn")
+    assert said.status == 2 and "No such command 'runn'" in said.err
+    said = ddbench("run", "--metod", "random")
+    assert said.status == 2 and "No such option" in said.err and "--method" in said.err
+    said = ddbench("list", "method")
+    assert said.status == 2 and "Invalid value for 'KIND': 'method' is not one of 'methods'," in said.err
+
+
+def test_the_version_is_that_of_the_package(ddbench):
+    import ddbench as package
+
+    assert ddbench("--version").out.strip().endswith(package.__version__)
+
+
+# ------------------------------------------------------------------------------------------------ list
+
+
+class TestList:
+    @pytest.mark.parametrize(
+        ("kind", "name"),
+        [
+            ("methods", "random"),
+            ("datasets", "digits"),
+            ("networks", "ConvNet"),
+            ("protocols", "dc-dsa"),
+            ("recipes", "authors"),
+            ("settings", "iterations"),
+            ("suites", "embedded"),
+        ],
+    )
+    def test_every_kind_is_listed_for_people_and_for_scripts(self, ddbench, kind, name):
+        people, script = ddbench("list", kind), ddbench("list", kind, "--json")
+        assert people.status == script.status == 0 and not people.err and not script.err
+        assert name in people.out.split()
+        assert any(name in row.values() for row in script.json)
+
+    def test_recipes_and_settings_of_one_method(self, ddbench):
+        for kind in ("recipes", "settings"):
+            rows = ddbench("list", kind, "--method", "dm", "--json").json
+            assert rows and {row["method"] for row in rows} == {"dm"}
+        assert "SGD momentum" in ddbench("list", "settings", "--method", "dm").out
+        assert ddbench("list", "recipes", "--method", "random").out.strip() == "(none)"
+
+    def test_a_method_is_no_filter_of_other_listings(self, ddbench):
+        said = ddbench("list", "networks", "--method", "dm")
+        assert said.status == 2
+        assert said.err == "error: --method dm goes with recipes and settings; expected none with networks\n"
+
+    def test_a_plugin_of_ones_own_is_listed(self, ddbench, tmp_path):
+        path = plugin(tmp_path, "cli_listed", FIRST)
+        assert "cli_listed" in ddbench("list", "methods", "--plugin", path).out
+        assert "Where in each class to begin" in ddbench(
+            "list", "settings", "--method", "cli_listed", "--plugin", path
+        ).out  # fmt: skip
+
+    def test_listing_methods_imports_no_torch(self, tmp_path):
+        code = (
+            "import sys\nfrom ddbench.cli import main\n"
+            "try:\n    main(['list', 'methods'])\nfinally:\n"
+            "    print(sorted(m for m in ('torch', 'pandas', 'timm', 'kornia') if m in sys.modules), file=sys.stderr)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        assert done.returncode == 0 and done.stderr.strip() == "[]" and "herding" in done.stdout
+
+
+# ------------------------------------------------------------------------------------------------ run
+
+
+class TestRun:
+    def test_it_records_scores_and_writes_boards(self, ddbench, tmp_path):
+        said = ddbench("run", *RANDOM, "--ipc", 1, "--seeds", 2)
+        assert said.status == 0
+        assert "digits: quick 1.0, MLP (not comparable with published numbers)" in said.out
+        assert "2 cells: 2 done" in said.out
+        for name in ("digits.csv", "digits.md", "digits-ipc.png", "digits-bytes.png"):
+            assert (tmp_path / "leaderboards" / name).is_file() and f"leaderboards/{name}" in said.out
+        assert len(store.RunFolder("runs").records()) == len(store.RunFolder("runs").sets()) == 2
+        assert not list(Path("runs/locks").glob("*"))  # nobody holds them any more
+
+    def test_progress_on_no_terminal_is_one_line_a_cell(self, ddbench):
+        said = ddbench("run", *RANDOM, "--seeds", 2, "--no-boards")
+        first, *lines = said.err.splitlines()
+        assert first == "2 cells; sets and records go to runs"
+        assert [re.sub(r"\d+\.\d %$", "N %", line) for line in lines] == [
+            f"random digits ipc 1 seed {s} quick MLP: N %" for s in (0, 1)
+        ]
+        assert "\r" not in said.err and not Path("leaderboards").exists()
+
+    def test_quiet_prints_results_only(self, ddbench):
+        said = ddbench("run", *RANDOM, "--seeds", 1, "--quiet")
+        assert said.err == "" and "1 cell: 1 done" in said.out
+
+    def test_json_is_one_document_whatever_a_method_prints(self, ddbench, tmp_path):
+        path = plugin(tmp_path, "cli_prints", 'print("look at me")\n' + FIRST)
+        arguments = ("--plugin", path, "--network", "MLP", "--repeats", 1, "--seeds", 1, "--json")
+        said = ddbench("run", "--method", "cli_prints", *arguments)
+        assert said.status == 0 and said.err == "look at me\n"
+        document = said.json
+        assert document["exit_status"] == 0 and len(document["boards"]) == 4
+        (cell,) = document["cells"]
+        assert cell["status"] == "ok" and cell["cell"]["distil"]["method"] == "cli_prints"
+        assert 0 <= cell["record"]["scores"][0]["value"] <= 1
+
+    def test_what_is_done_is_not_done_again_unless_forced(self, ddbench):
+        arguments = ("run", *RANDOM, "--seeds", 1, "--json", "--no-boards")
+
+        def statuses(*more: str) -> list[str]:
+            return [c["status"] for c in ddbench(*arguments, *more).json["cells"]]
+
+        assert statuses() == ["ok"]
+        (record,) = Path("runs/records").glob("*.json")
+        before = record.stat().st_mtime_ns
+        assert statuses() == statuses("--only-missing") == ["cached"]
+        assert record.stat().st_mtime_ns == before
+        assert statuses("--force") == ["ok"] and record.stat().st_mtime_ns != before
+
+    def test_seeds_may_be_named(self, ddbench):
+        cells = ddbench("run", *RANDOM, "--seeds", "0,3", "--json", "--no-boards").json["cells"]
+        assert [c["cell"]["distil"]["seed"] for c in cells] == [0, 3]
+
+    def test_settings_reach_the_method(self, ddbench, tmp_path):
+        path = plugin(tmp_path, "cli_settings", FIRST)
+        arguments = ("--network", "MLP", "--repeats", 1, "--seeds", 1, "--set", "shift=2", "--json")
+        (cell,) = ddbench("run", "--method", "cli_settings", "--plugin", path, *arguments).json["cells"]
+        assert cell["record"]["settings"] == {"shift": 2}
+
+    def test_several_networks_ipcs_and_methods_are_combined(self, ddbench, monkeypatch):
+        cells = self.planned(
+            ddbench,
+            monkeypatch,
+            *("--method", "random", "--method", "herding", "--ipc", 1, "--ipc", 10),
+            *("--network", "MLP", "--network", "ConvNetD1", "--seeds", 3),
+        )
+        assert len(cells) == 2 * 2 * 2 * 3
+
+    def planned(self, ddbench: Ddbench, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> list[Any]:
+        seen: list[Any] = []
+
+        def run(cells: Any, context: Any, **_: Any) -> executors.Summary:
+            seen.extend(cells)
+            return executors.Summary()
+
+        monkeypatch.setattr(executors, "run", run)
+        said = ddbench("run", *arguments) if arguments and arguments[0] != "bare" else ddbench(*arguments[1:])
+        assert said.status == 0, said.err
+        return seen
+
+    @pytest.mark.parametrize(
+        "arguments", [("bare",), ("bare", "--device", "cpu"), ("--suite", "embedded"), ()]
+    )
+    def test_no_arguments_mean_the_embedded_suite(self, ddbench, monkeypatch, arguments):
+        cells = self.planned(ddbench, monkeypatch, *arguments)
+        assert len(cells) == 33 and {c.distil.dataset for c in cells} == {"digits"}
+
+    def test_a_suite_file_with_seeds_and_repeats_of_the_command(self, ddbench, monkeypatch, tmp_path):
+        (tmp_path / "mine.yaml").write_text(
+            "datasets: [digits]\nmethods: [random]\nipc: [1]\nprotocols: [quick]\n"
+        )
+        cells = self.planned(
+            ddbench, monkeypatch, "--suite", tmp_path / "mine.yaml", "--seeds", "4,7", "--repeats", 2
+        )
+        assert [(c.distil.seed, c.repeats) for c in cells] == [(4, 2), (7, 2)]
+
+    def test_a_failed_cell_is_status_1_and_the_others_are_done(self, ddbench, tmp_path):
+        path = plugin(tmp_path, "cli_raises", "raise ZeroDivisionError('boom')\n")
+        said = ddbench("run", *RANDOM, "--method", "cli_raises", "--plugin", path, "--seeds", 2)
+        assert said.status == 1 and "4 cells: 2 done, 2 failed" in said.out
+        place = r"ZeroDivisionError: boom \(cli_raises\.py:\d+ in distill\)"
+        assert re.search(
+            rf"^failed: {place}\n  cli_raises digits ipc 1 seed 0 quick MLP\n  cli_raises .* seed 1",
+            said.out,
+            re.M,
+        )
+        assert len(re.findall(place, said.err)) == 1  # a reason is told once
+        assert "Traceback" not in said.err + said.out
+
+    def test_a_used_up_time_budget_leaves_cells_for_the_next_run(self, ddbench):
+        arguments = ("run", *RANDOM, "--seeds", 2, "--no-boards")
+        said = ddbench(*arguments, "--time-budget", "0.001s")
+        assert said.status == 0 and said.out == "2 cells: 2 left for the next run\n"
+        assert not list(Path("runs").rglob("*.json"))
+        assert ddbench(*arguments, "--time-budget", "9m").out == "2 cells: 2 done\n"
+
+    def test_an_interruption_is_status_130_and_keeps_what_is_done(self, ddbench, tmp_path):
+        path = plugin(tmp_path, "cli_stops", "raise KeyboardInterrupt\n")
+        said = ddbench("run", *RANDOM, "--method", "cli_stops", "--plugin", path, "--seeds", 1)
+        assert said.status == 130
+        assert "2 cells: 1 done, 1 left for the next run; interrupted" in said.out
+        assert [r.status for r in store.RunFolder("runs").records()] == ["ok"]
+
+    def test_precisions_and_engines_are_those_of_the_engine(self):
+        from ddbench.train import engine
+
+        assert cli._PRECISIONS == engine.PRECISIONS and cli._ENGINES == ("auto", *engine.PATHS)
+
+
+# ------------------------------------------------------------------------------------------------ distill, evaluate, show, board
+
+
+class TestOneSet:
+    def test_distil_evaluate_and_show_by_path(self, ddbench, tmp_path):
+        said = ddbench("distill", "--method", "random", "--ipc", 2, "--seed", 1, "--out", "r.safetensors")
+        assert said.status == 0 and said.err == ""
+        assert said.out.startswith(
+            "set: r.safetensors\nmethod: random\nrecipe: defaults\ndataset: digits\nipc: 2\n"
+        )
+        said = ddbench(
+            "evaluate", "r.safetensors", "--network", "MLP", "--network", "ConvNetD1W32", "--repeats", 2
+        )
+        assert said.status == 0 and said.err == ""
+        head, *rows = said.out.splitlines()
+        assert head.split()[:3] == ["set", "protocol", "network"]
+        assert [row.split()[3] for row in rows] == ["MLP", "ConvNetD1W32"]
+        records = ddbench("evaluate", "r.safetensors", "--network", "MLP", "--repeats", 2, "--json").json
+        assert [len(r["scores"]) for r in records] == [2]
+        said = ddbench("show", "r.safetensors", "--json")
+        assert said.json[0] | {"distil_s": 0} == {
+            "set": "r.safetensors",
+            "picture": "r.png",
+            "method": "random",
+            "recipe": "defaults",
+            "dataset": "digits",
+            "ipc": 2,
+            "seed": 1,
+            "partial": False,
+            "codec": "subset",
+            "bytes": 20 * 64 + 20 + 8,
+            "label_bytes": 20,
+            "distil_s": 0,
+            "settings": {},
+        }
+        with Image.open("r.png") as picture:
+            assert picture.size[1] > picture.size[0]  # ten rows of two images
+
+    def test_distil_json_and_a_cut_that_goes_on(self, ddbench):
+        arguments = ("distill", "--method", "dm", "--set", "iterations=8", "--network-free")[:-1]
+        said = ddbench(*arguments, "--time-budget", "0.001s")
+        assert said.status == 1 and said.out == ""
+        assert said.err == (
+            "error: the time budget ended before the distillation; there is no set yet: run again, with more time\n"
+        )
+        facts = ddbench(*arguments, "--json").json
+        assert facts["settings"]["iterations"] == 8 and not facts["partial"] and Path(facts["set"]).is_file()
+        assert facts["cost"]["iterations"] == 8
+        before = Path(facts["set"]).stat().st_mtime_ns
+        assert ddbench(*arguments, "--json").json == facts and Path(facts["set"]).stat().st_mtime_ns == before
+        ddbench(*arguments, "--force", "--quiet")
+        assert Path(facts["set"]).stat().st_mtime_ns != before
+
+    def test_a_method_that_raises_is_status_1_with_its_place(self, ddbench, tmp_path):
+        path = plugin(tmp_path, "cli_divides", "return 1 / 0\n")
+        said = ddbench("distill", "--method", "cli_divides", "--plugin", path)
+        assert said.status == 1 and said.out == ""
+        text = r"error: cli_divides failed: ZeroDivisionError: .* \(cli_divides\.py:\d+ in distill\)\n"
+        assert re.fullmatch(text, said.err)
+
+    def test_an_interrupted_distillation_is_status_130(self, ddbench, tmp_path):
+        path = plugin(tmp_path, "cli_halts", "raise KeyboardInterrupt\n")
+        said = ddbench("distill", "--method", "cli_halts", "--plugin", path)
+        assert said.status == 130 and said.err.strip() == "interrupted"
+
+    def test_a_bad_set_among_good_ones_loses_no_score(self, ddbench, tmp_path):
+        ddbench("distill", "--method", "random", "--out", "good.safetensors")
+        (tmp_path / "bad.safetensors").write_bytes(b"x")
+        said = ddbench("evaluate", "bad.safetensors", "good.safetensors", "--network", "MLP", "--repeats", 1)
+        assert said.status == 1 and "good.safetensors" in said.out
+        assert said.err.startswith("error: bad.safetensors: bad.safetensors is no whole safetensors file")
+
+    def test_a_set_that_is_not_there_and_names_that_are_not_are_told_first(self, ddbench):
+        assert "Path 'no.safetensors' does not exist" in ddbench("evaluate", "no.safetensors").err
+        ddbench("distill", "--method", "random", "--out", "r.safetensors")
+        said = ddbench("evaluate", "r.safetensors", "r.safetensors", "--protocol", "quik")
+        assert said.status == 2 and said.err.startswith("error: no protocol 'quik'; nearest: quick")
+        said = ddbench("evaluate", "r.safetensors", "--network", "ConvNt")
+        assert said.status == 2 and said.err.startswith("error: no network 'ConvNt'; nearest: ConvNet")
+
+
+class TestRunFolder:
+    @pytest.fixture
+    def folder(self, ddbench: Ddbench) -> Path:
+        ddbench("run", *RANDOM, "--seeds", 2, "--no-boards", "--quiet")
+        return Path("runs")
+
+    def test_show_lists_sets_and_draws_the_one_that_is_meant(self, ddbench, folder):
+        listed = ddbench("show", folder, "--json").json
+        assert [(row["method"], row["seed"]) for row in listed] == [("random", 0), ("random", 1)]
+        assert ddbench("show", folder).out.count("random-digits-1-") == 2 and not list(Path().glob("*.png"))
+        said = ddbench("show", folder, "--seed", 1, "--out", "one.png")
+        assert said.status == 0 and "picture: one.png" in said.out and Path("one.png").is_file()
+        made = ddbench("show", folder, "--out", "all.png", "--json").json
+        assert [row["picture"] for row in made] == [f"all-random-ipc1-seed{s}.png" for s in (0, 1)]
+
+    def test_show_says_where_nothing_fits(self, ddbench, folder):
+        said = ddbench("show", folder, "--ipc", 7, "--method", "dm")
+        assert said.status == 2
+        assert said.err == "error: none of 2 sets in runs fits --method dm --ipc 7 (see: ddbench show runs)\n"
+        Path("empty").mkdir()
+        assert "error: no sets in empty; expected a run folder" in ddbench("show", "empty").err
+
+    def test_boards_are_made_again_from_records_alone(self, ddbench, folder):
+        said = ddbench("board", "--runs", folder, "--out", "tables", "--no-plots")
+        assert said.status == 0 and "digits: quick 1.0, MLP" in said.out
+        assert sorted(p.name for p in Path("tables").iterdir()) == ["digits.csv", "digits.md"]
+        document = ddbench("board", "--out", "tables", "--json").json
+        assert [row["n"] for row in document["rows"]["digits"]] == [2] and len(document["boards"]) == 4
+        assert (
+            ddbench("board", "--quiet", "--no-plots").out
+            == "leaderboards/digits.csv\nleaderboards/digits.md\n"
+        )
+
+    def test_no_records_are_an_error(self, ddbench):
+        said = ddbench("board")
+        assert said.status == 2 and said.err.startswith("error: no records in runs; expected a run folder")
+
+
+# ------------------------------------------------------------------------------------------------ data, cache, doctor, new-method
+
+
+class TestData:
+    def test_list_says_where_each_would_come_from(self, ddbench, tmp_path):
+        rows = {r["data set"]: r["here"] for r in ddbench("data", "list", "--json").json}
+        assert len(rows) == 14 and rows["digits"] == "built in"
+        assert rows["mnist"] == "no: downloaded when needed"
+        assert rows["imagenette"] == "no: put there by hand (ddbench data prepare imagenette says what)"
+        for split in ("train", "test"):
+            (tmp_path / "root" / "mnist" / split / "0").mkdir(parents=True)
+        said = ddbench("data", "list", "--data-root", tmp_path / "root")
+        assert said.out.startswith(f"data root: {tmp_path / 'root'}\n") and "image folder" in said.out
+
+    def test_prepare_and_show_pictures_of_ones_own(self, ddbench, tmp_path):
+        for split in ("train", "test"):
+            for name, grey in (("dark", 20), ("light", 200)):
+                folder = tmp_path / "pets" / split / name
+                folder.mkdir(parents=True)
+                for i in range(2):
+                    Image.new("L", (8, 8), grey + i).save(folder / f"{i}.png")
+        name, root = f"imagefolder:{tmp_path / 'pets'}", ("--data-root", tmp_path / "root")
+        made = ddbench("data", "prepare", name, *root, "--json").json
+        assert made["dataset"] == name and Path(made["folder"], "facts.json").is_file()
+        facts = ddbench("data", "show", name, *root, "--json").json
+        assert (facts["classes"], facts["train"], facts["shape"]) == (2, 4, [1, 8, 8])
+        assert facts["picture"] == "pets.png" and Path("pets.png").is_file()
+
+    def test_show_digits(self, ddbench):
+        said = ddbench("data", "show", "digits", "--out", "d.png", "--per-class", 4)
+        assert said.status == 0 and "train: 1437\ntest: 360\n" in said.out and Path("d.png").is_file()
+        assert ddbench("data", "prepare", "digits").out == "digits: built in, nothing to prepare\n"
+
+    def test_other_suffixes_than_png_are_refused(self, ddbench):
+        said = ddbench("data", "show", "digits", "--out", "d.jpg")
+        assert (
+            said.status == 2 and said.err == "error: the sheet d.jpg has the suffix '.jpg'; expected .png\n"
+        )
+
+
+class TestCache:
+    @pytest.fixture
+    def two(self, fresh_cache: Path) -> Path:
+        for name, size, age_s in (("old", 3000, 40 * 86400), ("new", 1000, 10)):
+            path = fresh_cache / "teachers" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x" * size)
+            then = path.stat().st_mtime - age_s
+            os.utime(path, (then, then))
+        return fresh_cache / "teachers"
+
+    def test_list_has_sizes_and_the_quota(self, ddbench, two, monkeypatch):
+        monkeypatch.setenv("DDBENCH_CACHE_QUOTA", "5G")
+        document = ddbench("cache", "list", "--json").json
+        assert document["bytes"] == 4000 and document["quota"] == 5 << 30
+        assert [e["size"] for e in document["entries"]] == ["3.0 kB", "1.0 kB"]
+        said = ddbench("cache", "list")
+        assert "4.0 kB in 2 entries, quota 5.4 GB" in said.out and "40.0 days" in said.out
+
+    def test_prune_by_age_and_by_size(self, ddbench, two):
+        said = ddbench("cache", "prune", "--older-than", "30d", "--dry-run")
+        assert said.out.startswith("would remove 1 entry, 3.0 kB\n") and (two / "old").exists()
+        assert [
+            Path(r["path"]).name for r in ddbench("cache", "prune", "--older-than", "30d", "--json").json
+        ] == ["old"]
+        assert not (two / "old").exists() and (two / "new").exists()
+        assert ddbench("cache", "prune", "--quota", "0").out.startswith("removed 1 entry, 1.0 kB\n")
+        assert not (two / "new").exists()
+
+    def test_prune_needs_something_to_go_by(self, ddbench, two):
+        said = ddbench("cache", "prune")
+        assert said.status == 2 and said.err.startswith(
+            "error: nothing to go by; give --quota SIZE or --older-than"
+        )
+        said = ddbench("cache", "prune", "--older-than", "a month")
+        assert said.err == (
+            "error: --older-than is 'a month'; expected a positive time such as 90s, 9m, 1h30m or 30d\n"
+        )
+        said = ddbench("cache", "prune", "--quota", "much")
+        assert said.status == 2 and said.err.startswith("error: --quota: size is 'much'; expected a number")
+
+
+class TestDoctor:
+    def test_it_says_what_is_there_and_what_to_do(self, ddbench):
+        said = ddbench("doctor")
+        assert said.status == 0
+        for name in (
+            "python",
+            "packages",
+            "device",
+            "threads",
+            "C++ compiler",
+            "data root",
+            "cache",
+            "free disk",
+        ):
+            assert re.search(rf"^(ok|warn) +{re.escape(name)} ", said.out, re.M), name
+        assert "-> name the folder of your data sets in DDBENCH_DATA" in said.out
+        assert {c["status"] for c in ddbench("doctor", "--json").json} <= {"ok", "warn"}
+
+    def test_a_failed_check_is_status_1(self, ddbench, monkeypatch):
+        monkeypatch.setenv("DDBENCH_CACHE_QUOTA", "much")
+        said = ddbench("doctor")
+        assert said.status == 1 and "-> DDBENCH_CACHE_QUOTA: size is 'much'" in said.out
+
+
+class TestNewMethod:
+    def test_the_starter_runs_at_once_as_the_command_says(self, ddbench, tmp_path):
+        said = ddbench("new-method", "cli_starter", "--folder", tmp_path)
+        assert said.status == 0 and f"wrote {tmp_path / 'cli_starter.py'}\n" in said.out
+        (line,) = (x for x in said.out.splitlines() if x.startswith("run:"))
+        words = shlex.split(line.removeprefix("run:"))
+        assert words[:2] == ["ddbench", "run"] and words[-2:] == [
+            "--plugin",
+            str(tmp_path / "cli_starter.py"),
+        ]
+        fast = ("--set", "iterations=2", "--network", "MLP", "--repeats", 1)
+        assert ddbench(*words[1:], *fast).status == 0
+
+    def test_json_names_both_files(self, ddbench, tmp_path):
+        document = ddbench("new-method", "cli_other", "--folder", tmp_path, "--json").json
+        assert [Path(document[k]).name for k in ("method", "test")] == ["cli_other.py", "test_cli_other.py"]
+
+    def test_a_taken_name_is_refused(self, ddbench, tmp_path):
+        said = ddbench("new-method", "random", "--folder", tmp_path)
+        assert said.status == 2 and said.err.startswith("error: method 'random' exists already (")
+
+
+# ------------------------------------------------------------------------------------------------ the program
+
+
+def test_run_bench_is_the_same_program_and_names_no_traceback(tmp_path):
+    """In a process of its own, as people start it; its exit status too."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run_bench.py"), "run", "--method", "randm"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "error: --method: no method 'randm'; nearest: random (see: ddbench list methods)\n"
+
+
+def test_a_fault_of_ours_says_its_kind_and_place(ddbench, monkeypatch):
+    def broken(_: str) -> None:
+        raise KeyError("lost")
+
+    monkeypatch.setattr(registry, "listing", broken)
+    said = ddbench("list", "methods")
+    assert said.status == 1
+    text = (
+        r"error: KeyError: 'lost' \(test_cli\.py:\d+ in broken\); DDBENCH_DEBUG=1 shows the whole traceback\n"
+    )
+    assert re.fullmatch(text, said.err)
+    monkeypatch.setenv("DDBENCH_DEBUG", "1")
+    with pytest.raises(KeyError):
+        cli.main(["list", "methods"])
