@@ -76,13 +76,13 @@ def plugin(folder: Path, name: str, body: str) -> Path:
             def distill(self, task: Task) -> DistilledSet:
     '''
     path = folder / f"{name}.py"
-    path.write_text(textwrap.dedent(head).rstrip() + "\n" + textwrap.indent(textwrap.dedent(body), " " * 8))
+    path.write_text(textwrap.dedent(head).rstrip() + "\n" + textwrap.indent(body, " " * 8))
     return path
 
 
-FIRST = """
-    keep = [task.train.of_class(c)[self.shift : self.shift + task.ipc] for c in range(task.train.classes)]
-    return task.distilled(subset=torch.cat(keep))
+FIRST = """\
+keep = [task.train.of_class(c)[self.shift : self.shift + task.ipc] for c in range(task.train.classes)]
+return task.distilled(subset=torch.cat(keep))
 """
 
 
@@ -330,7 +330,7 @@ class TestRun:
         assert cli._PRECISIONS == engine.PRECISIONS and cli._ENGINES == ("auto", *engine.PATHS)
 
 
-# ------------------------------------------------------------------------------------------------ distill, evaluate, show, board
+# ------------------------------------------------------------------------------------------------ sets and records
 
 
 class TestOneSet:
@@ -369,7 +369,7 @@ class TestOneSet:
             assert picture.size[1] > picture.size[0]  # ten rows of two images
 
     def test_distil_json_and_a_cut_that_goes_on(self, ddbench):
-        arguments = ("distill", "--method", "dm", "--set", "iterations=8", "--network-free")[:-1]
+        arguments = ("distill", "--method", "dm", "--set", "iterations=8")
         said = ddbench(*arguments, "--time-budget", "0.001s")
         assert said.status == 1 and said.out == ""
         assert said.err == (
@@ -449,7 +449,7 @@ class TestRunFolder:
         assert said.status == 2 and said.err.startswith("error: no records in runs; expected a run folder")
 
 
-# ------------------------------------------------------------------------------------------------ data, cache, doctor, new-method
+# ------------------------------------------------------------------------------------------------ everything else
 
 
 class TestData:

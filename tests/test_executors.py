@@ -49,6 +49,18 @@ def test_no_jobs_are_refused(tmp_path):
         executors.run([], runner.Context(run=tmp_path), jobs=0)
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_settings_that_cannot_be_are_refused_before_anything_runs(tmp_path, jobs):
+    for more, text in (
+        ({"precision": "fp99"}, "engine precision is 'fp99'; expected one of fp32"),
+        ({"engine": "fast"}, "engine path is 'fast'; expected one of auto"),
+        ({"device": "tpu"}, "device is 'tpu'; expected auto"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            executors.run([cell()], runner.Context(run=tmp_path, **more), jobs=jobs)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_quota_of_the_cache_is_kept_after_a_run(tmp_path, plugins, monkeypatch, fresh_cache):  # noqa: F811
     import os
     import time

@@ -95,6 +95,18 @@ def test_two_locks_on_one_path_exclude_each_other(tmp_path):
         pass
 
 
+def test_lock_files_that_nobody_holds_are_cleared(tmp_path):
+    run = store.RunFolder(tmp_path)
+    with run.lock("held"):
+        with run.lock("set-a.b"):
+            pass
+        run.clear_locks()
+        assert [p.name for p in (tmp_path / "locks").iterdir()] == ["held.lock"]
+    run.clear_locks()
+    assert not list((tmp_path / "locks").iterdir())
+    store.RunFolder(tmp_path / "new").clear_locks()
+
+
 def test_nested_state_comes_back_bit_for_bit(tmp_path):
     shared = torch.arange(6.0)
     state = {

@@ -261,7 +261,15 @@ class TestDistilled:
 class TestTimeAndDevice:
     @pytest.mark.parametrize(
         ("text", "seconds"),
-        [("90", 90), ("90s", 90), ("9m", 540), ("1h", 3600), ("1h30m", 5400), ("1.5m", 90)],
+        [
+            ("90", 90),
+            ("90s", 90),
+            ("9m", 540),
+            ("1h", 3600),
+            ("1h30m", 5400),
+            ("1.5m", 90),
+            ("30d", 2_592_000),
+        ],
     )
     def test_durations(self, text, seconds):
         assert parse_duration(text) == seconds
@@ -270,6 +278,8 @@ class TestTimeAndDevice:
     def test_other_durations_are_refused(self, text):
         with pytest.raises(ValueError, match=r"time budget is .*; expected a positive time such as 90s, 9m"):
             parse_duration(text)
+        with pytest.raises(ValueError, match="^--older-than is "):
+            parse_duration(text, "--older-than")
 
     def test_a_budget_travels_with_what_is_left(self):
         import pickle

@@ -2,7 +2,8 @@
 
 Run: ``OMP_NUM_THREADS=2 python -m pytest tests/bench``.  Seconds a student are for dc-dsa's 1,001 epochs (inference: 10,000
 images), extrapolated by steps from a few epochs; the best of the rounds counts, since other work on a machine only slows.
-Compile time is reported apart.  The plain loop is ``plain.field_style``: data loader, one accuracy read a step, default settings.
+Compile time is reported apart.  The plain loop is ``plain.field_style``: data loader, one read to the host a
+step, default settings.
 """
 
 from __future__ import annotations
