@@ -13,7 +13,9 @@ __version__ = "0.1.0"
 
 _root = Path(__file__).resolve().parent.parent
 if (_root / "setup.cfg").is_file() and (_root / "methods").is_dir():
-    __path__.append(str(_root))  # a checkout: methods/ and datasets/ lie beside the package; a wheel has both inside
+    __path__.append(
+        str(_root)
+    )  # a checkout: methods/ and datasets/ lie beside the package; a wheel has both inside
 
 _API = ("distill", "evaluate", "load")
 __all__ = ["__version__", *_API]  # noqa: PLE0604

@@ -29,6 +29,7 @@ from ddbench.contract import (
     Trained,
 )
 from ddbench.seeding import Generators
+from ddbench.train.engine import arithmetic
 
 CHECKPOINT_EVERY_S = 30.0
 _TRACE_ROWS = 1000
@@ -456,7 +457,7 @@ class RunTask:
             ValueError: parts of the set do not fit each other or the data; values that are not finite.
         """
         self._started = time.perf_counter()
-        with Meter(self.device) as meter:
+        with Meter(self.device) as meter, arithmetic():
             distilled = made.distill(self)
         self._flush()
         if not isinstance(distilled, DistilledSet):

@@ -197,7 +197,9 @@ class TestPlans:
 
         items = made(law=law, visit=visit)
         plan = PLAN.changed(batch=2, augment="none")
-        feed = list(Feed(items, plan, crew(1), torch.device("cpu"), torch.float64))
+        stream = Feed(items, plan, crew(1), torch.device("cpu"), torch.float64)
+        seen.clear()  # the length of an epoch was asked for
+        feed = list(stream)
         assert [s.inputs.shape[1] for s in feed] == [2, 1] * 5
         assert [e[0] for e in seen] == [0, 1, 2, 3, 4]
         shift = feed[0].inputs[0] - items.stored[:2]
@@ -467,3 +469,30 @@ def test_cuda_makes_the_host_wait_for_nothing_inside_an_epoch():
         assert sum(1 for _ in feed) == 15
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+class TestStepsInAll:
+    def test_a_cap_on_steps_holds_under_view_plans(self):
+        plan = PLAN.changed(views=ViewPlan(epochs=5, batch=8), augment="none", max_steps=4)
+        steps = list(Feed(made(), plan, crew(1), torch.device("cpu"), torch.float64))
+        assert len(steps) == total_steps(21, plan) == 4
+        assert steps[-1].last
+
+    def test_a_resampled_epoch_counts_what_its_law_draws_not_the_pool(self):
+        items = made(law=lambda epoch, g: torch.randperm(21, generator=g("law"))[:5])
+        plan = PLAN.changed(max_steps=3, milestones=(3,))
+        got = train_students(items, plan, NET, crew(1), DOUBLE)
+        assert got.losses.shape == (1, 3)
+        feed = Feed(items, plan.changed(max_steps=None), crew(1), torch.device("cpu"), torch.float64)
+        assert len(list(feed)) == 5 * feed.steps_an_epoch == 5
+
+
+class TestArithmetic:
+    def test_fp32_switches_tf32_off_and_gives_it_back(self):
+        before = torch.backends.cudnn.allow_tf32
+        with engine.arithmetic():
+            assert not torch.backends.cudnn.allow_tf32
+            assert not torch.backends.cuda.matmul.allow_tf32
+        with engine.arithmetic("tf32"):
+            assert torch.backends.cudnn.allow_tf32
+        assert torch.backends.cudnn.allow_tf32 == before

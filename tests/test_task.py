@@ -296,3 +296,16 @@ class TestTimeAndDevice:
             ValueError, match=r"device is 'cuda:99' but torch sees \d+ GPUs; use --device cpu"
         ):
             pick_device("cuda:99")
+
+
+def test_distillation_is_in_plain_fp32_whatever_the_library_defaults_to(gauss2):
+    seen = []
+
+    class Looks:
+        def distill(self, task):
+            seen.append(torch.backends.cudnn.allow_tf32)
+            chosen = torch.stack([task.train.of_class(c)[0] for c in range(task.train.classes)])
+            return task.distilled(subset=chosen, ids=task.train.labels[chosen])
+
+    RunTask(gauss2.train, 1, 0, torch.device("cpu")).run_method(Looks())
+    assert seen == [False]

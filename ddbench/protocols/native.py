@@ -21,7 +21,14 @@ from ddbench.nets.build import build, initialise_
 from ddbench.nets.names import canonical
 from ddbench.protocols.train import Evaluation, RowProtocol, make_items, score
 from ddbench.seeding import Generators
-from ddbench.train.engine import EngineOptions, Progress, Trainees, keep_freed_memory, train_students
+from ddbench.train.engine import (
+    EngineOptions,
+    Progress,
+    Trainees,
+    arithmetic,
+    keep_freed_memory,
+    train_students,
+)
 from ddbench.train.students import input_shape, losses
 from ddbench.trainplan import TrainPlan
 
@@ -144,7 +151,8 @@ class NativeProtocol(RowProtocol):
             net = build(network, shape, items.classes)
             start_(net, program, distilled, g("weights"))
             net = net.to(options.device, options.dtype)
-            histories.append(torch.stack(replay(net, items, program)).cpu())
+            with arithmetic(options.precision):
+                histories.append(torch.stack(replay(net, items, program)).cpu())
             states.append({name: t.detach() for name, t in net.state_dict().items()})
             if progress is not None:
                 progress(number + 1, len(generators), float(histories[-1].mean()))

@@ -14,7 +14,7 @@ from ddbench.contract import DistilledSet, Items, Labeller, RealData, Space
 from ddbench.protocols.rows import ROWS, ProtocolRow
 from ddbench.records import Score
 from ddbench.seeding import Generators
-from ddbench.train.engine import EngineOptions, Progress, Trainees, tested, train_students
+from ddbench.train.engine import EngineOptions, Progress, Trainees, arithmetic, tested, train_students
 from ddbench.train.labels import answer, answer_items, check_plan, load_networks
 from ddbench.train.students import AnswerView
 from ddbench.trainplan import TrainPlan
@@ -134,7 +134,8 @@ class RowProtocol:
         options = options or EngineOptions()
         begun = time.perf_counter()
         found = make_items(distilled, real, options)
-        found, answers = _labelled(distilled, found, real, self.plan, options)
+        with arithmetic(options.precision):
+            found, answers = _labelled(distilled, found, real, self.plan, options)
         trainees = train_students(
             found, self.plan, network, generators, options, progress, answers, distilled.tensors
         )

@@ -27,7 +27,16 @@ from ddbench.contract import ImageData, Items, Space
 from ddbench.nets.build import build, init_parameters, initialise_, skeleton
 from ddbench.nets.names import canonical
 from ddbench.seeding import Generators
-from ddbench.train.students import AnswerView, Feed, Stacked, Step, input_shape, losses, total_steps
+from ddbench.train.students import (
+    AnswerView,
+    Feed,
+    Stacked,
+    Step,
+    epoch_length,
+    input_shape,
+    losses,
+    total_steps,
+)
 from ddbench.trainplan import TrainPlan
 
 PATHS = ("plain", "compiled", "stacked", "stacked-compiled")
@@ -119,9 +128,9 @@ def keep_freed_memory() -> bool:
 
 
 @contextlib.contextmanager
-def _precision(options: EngineOptions) -> Iterator[None]:
-    """fp32 means fp32: cuDNN's TF32 is on by default."""
-    tf32 = options.precision == "tf32"
+def arithmetic(precision: str = "fp32") -> Iterator[None]:
+    """fp32 means fp32, in distillation as in evaluation: cuDNN's TF32 is on by default."""
+    tf32 = precision == "tf32"
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     try:
@@ -176,7 +185,7 @@ def choose_path(
 
     Args:
         network, shape, classes: the architecture on (C, H, W) inputs.
-        items: n, of the set.
+        items: n, of an epoch.
         plan: batch and number of steps.
         students: how many.
         device: ``cpu`` | ``cuda``.
@@ -469,7 +478,7 @@ def _train(
     """Train the students of one crew to the end: their states, and losses (G, steps)."""
     run, plan = crew.run, crew.run.plan
     named = crew.start(generators)
-    total = total_steps(len(feed.items), plan)
+    total = total_steps(epoch_length(feed.items), plan)
     uncapped = plan.epochs * feed.steps_an_epoch
     told: list[Tensor] = []
     lr = plan.lr_at(0)
@@ -557,7 +566,7 @@ def train_students(
     path = options.path
     if path == "auto":
         path = choose_path(
-            network, shape, items.classes, len(items), plan, len(generators), device.type, alone
+            network, shape, items.classes, epoch_length(items), plan, len(generators), device.type, alone
         )
     if alone and path != "plain":
         raise ValueError(f"path {path!r} cannot train under view plans or labellers; use path auto or plain")
@@ -579,10 +588,10 @@ def train_students(
         run = _Run(network, shape, items.classes, plan, options, device, compiled, kind, len(crews[0]))
         return _Many(run) if stacked else _One(run)
 
-    with _precision(options):
+    with arithmetic(options.precision):
         crew = crew_for(path)
         if path.endswith("compiled"):
-            n, b = len(items), plan.batch
+            n, b = epoch_length(items), plan.batch
             sizes = [min(n, b)] + ([n % b] if n > b and n % b and not plan.drop_last else [])
             crew.start([g.child("trial") for g in crews[0]])
             compile_s, worked = _prepare(crew, sizes, items)
@@ -641,7 +650,7 @@ def tested(
     batch = _TEST_BATCH[device.type]
     compile_s = 0.0
     spread = functools.partial(_tested, trainees, test, space, options, device, batch)
-    with _precision(options):
+    with arithmetic(options.precision):
         if compiled:
 
             def make() -> _Program:

@@ -159,7 +159,8 @@ class Feed:
     ) -> None:
         self.items, self.plan, self.generators = items, plan, generators
         self.device, self.dtype, self.answers, self.tensors = device, dtype, answers, tensors
-        self.steps_an_epoch = steps_an_epoch(len(items), plan)
+        length = epoch_length(items)
+        self.steps_an_epoch = steps_an_epoch(length, plan)
         self.augment: DSA | ClassicDC | None = None
         if plan.augment == "dsa":
             self.augment = DSA.classic(flip=items.flip)
@@ -173,7 +174,9 @@ class Feed:
         self._whole: Tensor | None = None
         if items.visit is None and item_mib * len(items) <= _CONVERT_MIB[device.type]:
             self._whole = self._to_input(items.stored)
-        window = _WINDOW_MIB[device.type] / (item_mib * min(plan.batch, len(items)) * len(generators))
+        window = _WINDOW_MIB[device.type] / (
+            item_mib * min(plan.batch, length) * len(generators)
+        )
         self._ahead = max(1, int(window))
 
     def _to_input(self, stored: Tensor) -> Tensor:
@@ -215,7 +218,11 @@ class Feed:
         taken, cap = 0, self.plan.max_steps
         for epoch in range(self.plan.epochs):
             if self.plan.views is not None:
-                yield from self._viewed(epoch)
+                for step in self._viewed(epoch):
+                    taken += 1
+                    yield step if taken != cap else replace(step, last=True)
+                    if taken == cap:
+                        return
                 continue
             batches_ = list(self._epoch_rows(epoch))
             for number, rows in enumerate(batches_):
@@ -315,6 +322,11 @@ class Feed:
         if soft is not None:  # static labels are interpolated like the images
             soft = mix_rows(soft, views, size)
         return ids, soft, kind, weights
+
+
+def epoch_length(items: Items) -> int:
+    """Items that a student sees in an epoch: all, or as many as a resampling law draws."""
+    return len(items) if items.law is None else len(items.law(0, Generators(0)))
 
 
 def steps_an_epoch(n: int, plan: TrainPlan) -> int:
