@@ -648,8 +648,14 @@ class Task(Protocol):
     """Stored images a class."""
     seed: int
     device: torch.device
+
     memory_limit_mib: float | None
     """Memory that a method may plan with; None: no limit asked for."""
+
+    @property
+    def items(self) -> int:
+        """Stored images in all: ipc x classes, for methods that do not share them out evenly."""
+        ...
 
     def rng(self, name: str) -> torch.Generator:
         """The same stateful CPU generator at each call with the same name."""

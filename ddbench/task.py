@@ -192,6 +192,10 @@ class RunTask:
 
     # -------------------------------------------------------------------------------------------- chance and data
 
+    @property
+    def items(self) -> int:
+        return self.ipc * self.train.classes
+
     def rng(self, name: str) -> torch.Generator:
         return self._generators(name)
 

@@ -309,3 +309,7 @@ def test_distillation_is_in_plain_fp32_whatever_the_library_defaults_to(gauss2):
 
     RunTask(gauss2.train, 1, 0, torch.device("cpu")).run_method(Looks())
     assert seen == [False]
+
+
+def test_items_is_the_budget_of_stored_images_in_all(gauss2):
+    assert RunTask(gauss2.train, 3, 0, torch.device("cpu")).items == 3 * gauss2.train.classes

@@ -174,9 +174,7 @@ class Feed:
         self._whole: Tensor | None = None
         if items.visit is None and item_mib * len(items) <= _CONVERT_MIB[device.type]:
             self._whole = self._to_input(items.stored)
-        window = _WINDOW_MIB[device.type] / (
-            item_mib * min(plan.batch, length) * len(generators)
-        )
+        window = _WINDOW_MIB[device.type] / (item_mib * min(plan.batch, length) * len(generators))
         self._ahead = max(1, int(window))
 
     def _to_input(self, stored: Tensor) -> Tensor:
