@@ -18,4 +18,5 @@ class Random:
     def distill(self, task: Task) -> DistilledSet:
         pools = class_pools(task.train, task.ipc)
         chosen = random_choice(pools, task.ipc, task.rng("selection"))
+        chosen = chosen.view(-1, task.ipc).sort(1).values.flatten()  # as a coreset is stored
         return task.distilled(subset=chosen, ids=task.train.labels.cpu()[chosen])

@@ -246,3 +246,10 @@ class TestIterativeMethods:
 def test_attention_matching_refuses_a_network_without_maps() -> None:
     with pytest.raises(ValueError, match="attention matching needs a ConvNet"):
         distill("datadam", network="MLP")
+
+
+@pytest.mark.parametrize("name", ["random", "herding", "k_center"])
+def test_coresets_are_stored_ascending_and_distinct_inside_each_class(name):
+    made = distill(name, ipc=4)
+    for part in made.tensors["indices"].split(4):
+        assert part.tolist() == sorted(set(part.tolist()))

@@ -39,10 +39,8 @@ def class_pools(train: ImageData, ipc: int) -> list[Tensor]:
 
 
 def random_choice(pools: list[Tensor], count: int, generator: torch.Generator) -> Tensor:
-    """``count`` members of each pool, uniformly and without replacement, ascending, one pool after the other."""
-    return torch.cat(
-        [pool[torch.randperm(len(pool), generator=generator)[:count]].sort().values for pool in pools]
-    )
+    """``count`` members of each pool, uniformly and without replacement, one pool after the other."""
+    return torch.cat([pool[torch.randperm(len(pool), generator=generator)[:count]] for pool in pools])
 
 
 def _points(features: Tensor, count: int) -> Tensor:

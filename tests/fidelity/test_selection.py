@@ -71,11 +71,3 @@ def test_counts_and_starts_outside_the_points_are_refused() -> None:
         k_center(P, 0, 0)
     with pytest.raises(ValueError, match="the first center is point 7 of 7; expected 0 to 6"):
         k_center(P, 2, 7)
-
-
-def test_random_choice_is_ascending_and_distinct_inside_each_class():
-    pools = [torch.arange(0, 40), torch.arange(40, 90)]
-    chosen = random_choice(pools, 7, torch.Generator().manual_seed(3))
-    for part, pool in zip(chosen.split(7), pools, strict=True):
-        assert part.tolist() == sorted(set(part.tolist()))
-        assert set(part.tolist()) <= set(pool.tolist())
