@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim.sgd import sgd
 
 from ddbench.contract import ImageData, Items, Space
 from ddbench.nets.build import build, init_parameters, initialise_, skeleton
@@ -205,9 +206,44 @@ def choose_path(
     return "stacked-compiled" if stacked else "compiled"
 
 
+class _Updates(Protocol):
+    """What training needs of an optimiser."""
+
+    param_groups: list[dict[str, Any]]
+
+    def step(self) -> Any: ...
+
+    def zero_grad(self, set_to_none: bool = True) -> None: ...
+
+
+class _SGD:
+    """``torch.optim.SGD``'s own fused update without the bookkeeping around it, which was 5 % of a small step."""
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, momentum: float, nesterov: bool) -> None:
+        self.param_groups = [
+            {**group, "lr": lr, "buffers": [None] * len(group["params"])} for group in groups
+        ]
+        self.momentum, self.nesterov = momentum, nesterov
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            if group["params"]:
+                sgd(
+                    group["params"], [p.grad for p in group["params"]], group["buffers"],
+                    fused=True, weight_decay=group["weight_decay"], momentum=self.momentum, lr=group["lr"],
+                    dampening=0.0, nesterov=self.nesterov, maximize=False,
+                )  # fmt: skip
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+
 def optimiser(
     plan: TrainPlan, named: Sequence[tuple[str, Tensor]], lr: float, stacked: bool = False
-) -> torch.optim.Optimizer:
+) -> _Updates:
     """The plan's optimiser over parameters by name; ``stacked`` parameters have one more dimension in front.
 
     Every update is elementwise, so one optimiser over stacked parameters is one a student.
@@ -222,7 +258,7 @@ def optimiser(
             {"params": [p for _, p in named if id(p) not in chosen], "weight_decay": 0.0},
         ]
     if plan.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=plan.momentum, nesterov=plan.nesterov, fused=True)
+        return _SGD(groups, lr, plan.momentum, plan.nesterov)
     kind = torch.optim.Adam if plan.optimiser == "adam" else torch.optim.AdamW
     return kind(groups, lr=lr, fused=True)
 

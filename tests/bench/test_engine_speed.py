@@ -18,7 +18,15 @@ from typing import Any
 import pytest
 
 ROUNDS = 3
-TARGETS = {"digits-ipc1": 4.0, "digits-ipc10": 1.5, "cifar-ipc1": None, "cifar-ipc10": 1.5, "inference": 1.3}
+TARGETS = {
+    "digits-ipc1": 4.0,
+    "digits-ipc1-compiled": 4.0,
+    "digits-ipc10": 1.5,
+    "cifar-ipc1": None,
+    "cifar-ipc10": 1.5,
+    "inference": 1.3,
+}
+"""What we want the ratio to be at least, on CPU; told beside what was measured, never asserted."""
 DEVICE = os.environ.get("DDBENCH_BENCH_DEVICE", "cpu")
 
 
