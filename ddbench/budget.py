@@ -181,9 +181,9 @@ class Meter:
     """Wall time, with the device's queue drained at both ends, and peak memory of the code inside ``with Meter(device)``.
 
     ``wall_s``: seconds; while the block runs, seconds so far.  ``peak_mib``, after the block: on CUDA the peak of memory
-    that tensors occupied, all of them, in MiB; on CPU by how much the process's resident memory rose above what it was at
-    the start, at its highest (memory that an earlier computation left to the allocator and that is used again does not
-    count; ``peak_rss_mib`` is the highest in absolute terms).  Meters may be nested.  ``passes``: images that went through
+    that tensors occupied, all of them, in MiB; on CPU the highest resident memory of the process, interpreter and libraries
+    (some 500 MiB) included.  ``rise_mib``: by how much that stands above the start, on CPU; memory that an earlier
+    computation left to the allocator and that is used again does not count in it.  Meters may be nested.  ``passes``: images that went through
     the networks given to :meth:`watch`.
     """
 
@@ -191,7 +191,7 @@ class Meter:
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
-        self.peak_mib = self.peak_rss_mib = 0.0
+        self.peak_mib = self.rise_mib = 0.0
         self.passes = 0
         self._wall: float | None = None
         self._started = self._base = self._highest = self._device_highest = 0.0
@@ -247,8 +247,7 @@ class Meter:
             self._wall = time.perf_counter() - self._started
             self._mark()
             self._open.remove(self)
-            self.peak_rss_mib = self._highest
-            on_cpu = max(0.0, self._highest - self._base)
-            self.peak_mib = self._device_highest if self.device.type == "cuda" else on_cpu
+            self.rise_mib = max(0.0, self._highest - self._base)
+            self.peak_mib = self._device_highest if self.device.type == "cuda" else self._highest
             for hook in self._hooks:
                 hook.remove()

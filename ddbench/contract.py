@@ -462,7 +462,8 @@ class Program:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the construction of a set took.  Seconds are wall time; memory is the peak of the device (MiB)."""
+    """What the construction of a set took.  Seconds are wall time; memory is the peak (MiB): of tensors on a GPU, of the
+    process on CPU."""
 
     wall_s: float = 0.0
     peak_mib: float = 0.0

@@ -65,7 +65,10 @@ class Bytes(_Typed):
 
 
 class Spent(_Typed):
-    """Time and memory.  ``distil_*`` is the construction of the set, ``evaluate_*`` the training and test of the students."""
+    """Time and memory.  ``distil_*`` is the construction of the set, ``evaluate_*`` the training and test of the students.
+
+    Peaks (MiB): of tensors on a GPU; on CPU of the process, interpreter and libraries included.
+    """
 
     distil_s: float = 0.0
     distil_peak_mib: float = 0.0
