@@ -282,9 +282,9 @@ def markdown(board: Board) -> str:
     out.write(
         "Top-1 accuracy on the untouched test set after the last epoch: mean ± population deviation over all students; the\n"
         "interval is Student's t over distillations (students of one set averaged first); `vs random` is paired by seed,\n"
-        "n counting distillations. Bytes are those of the set, labels included. Peak memory is that of tensors on a GPU, of the\n"
-        "whole process on CPU. Made from records by `ddbench board`; the CSV beside this page has every column. Protocols: see\n"
-        "PROTOCOLS.md.\n"
+        "n counting distillations. Bytes are those of the set, labels included. Peak memory is that of tensors on a GPU, of\n"
+        "the whole process on CPU. Made from records by `ddbench board`; the CSV beside this page has every column.\n"
+        "Protocols: see PROTOCOLS.md.\n"
     )
     if board.table.empty:
         out.write("\nNo cell of this data set has a score yet.\n")

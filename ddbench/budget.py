@@ -181,9 +181,10 @@ class Meter:
     """Wall time, with the device's queue drained at both ends, and peak memory of the code inside ``with Meter(device)``.
 
     ``wall_s``: seconds; while the block runs, seconds so far.  ``peak_mib``, after the block: on CUDA the peak of memory
-    that tensors occupied, all of them, in MiB; on CPU the highest resident memory of the process, interpreter and libraries
-    (some 500 MiB) included.  ``rise_mib``: by how much that stands above the start, on CPU; memory that an earlier
-    computation left to the allocator and that is used again does not count in it.  Meters may be nested.  ``passes``: images that went through
+    that tensors occupied, all of them, in MiB; on CPU the highest resident memory of the process, interpreter and
+    libraries (some 500 MiB) included.  ``rise_mib``: by how much that stands above the start, on CPU; memory that an
+    earlier computation left to the allocator and that is used again does not count in it.  Meters may be nested.
+    ``passes``: images that went through
     the networks given to :meth:`watch`.
     """
 
