@@ -757,10 +757,9 @@ def _warn(lines: Sequence[str]) -> None:
     _runs,
     option(
         "--boards",
-        default="leaderboards",
         type=cloup.Path(path_type=Path),
         metavar="DIR",
-        help="where the tables go",
+        help="where the tables go (default: leaderboards for the run folder runs, else inside the run folder)",
     ),
     option("--no-boards", is_flag=True, help="records only"),
     option("--only-missing/--force", default=True, help="skip cells that are done, or do all again"),
@@ -786,7 +785,7 @@ def run(
     seeds: str | None,
     repeats: int | None,
     runs: str,
-    boards: Path,
+    boards: Path | None,
     no_boards: bool,
     only_missing: bool,
     jobs: int,
@@ -870,7 +869,9 @@ def run(
         from ddbench import board
 
         try:
-            tables, made, unreadable = _boards([Path(runs)], boards)
+            # trials in a folder of their own leave the boards of the main one alone
+            out = boards or Path("leaderboards" if runs == "runs" else Path(runs) / "leaderboards")
+            tables, made, unreadable = _boards([Path(runs)], out)
         except OSError as error:  # the records are safe; what became of the cells is still to be said
             cloup.echo(f"error: no boards: {error}; make them later: ddbench board --runs {runs}", err=True)
             tables, unreadable, status = [], [], status or 1

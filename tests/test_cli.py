@@ -213,6 +213,11 @@ class TestRun:
         assert len(store.RunFolder("runs").records()) == len(store.RunFolder("runs").sets()) == 2
         assert not list(Path("runs/locks").glob("*"))  # nobody holds them any more
 
+    def test_a_run_folder_of_ones_own_holds_its_boards(self, ddbench):
+        said = ddbench("run", *RANDOM, "--seeds", 1, "--runs", "mine")
+        assert said.status == 0 and "mine/leaderboards/digits.csv" in said.out
+        assert not Path("leaderboards").exists()
+
     def test_progress_on_no_terminal_is_one_line_a_cell(self, ddbench):
         said = ddbench("run", *RANDOM, "--seeds", 2, "--no-boards")
         first, *lines = said.err.splitlines()
