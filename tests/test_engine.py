@@ -496,3 +496,24 @@ class TestArithmetic:
         with engine.arithmetic("tf32"):
             assert torch.backends.cudnn.allow_tf32
         assert torch.backends.cudnn.allow_tf32 == before
+
+
+class TestSgd:
+    @pytest.mark.parametrize("nesterov", [False, True])
+    def test_it_is_torchs_own_step_by_step(self, nesterov):
+        plan = PLAN.changed(nesterov=nesterov)
+        rng = torch.Generator().manual_seed(0)
+        shapes = ((4, 3), (3,), (2,))
+        start = [torch.randn(s, dtype=torch.float64, generator=rng) for s in shapes]
+        ours, theirs = ([t.clone().requires_grad_() for t in start] for _ in range(2))
+        mine = engine.optimiser(plan, [(f"p{i}", p) for i, p in enumerate(ours)], 0.1)
+        other = torch.optim.SGD(theirs, lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=nesterov)
+        for step in range(4):
+            for group in (ours, theirs):  # the last parameter is not used by the network
+                (group[0].sin().sum() * (step + 1) + group[1].exp().sum()).backward()
+            for updates in (mine, other):
+                updates.step()
+                updates.zero_grad()
+        for a, b, first in zip(ours, theirs, start, strict=True):
+            assert torch.allclose(a, b, rtol=0, atol=1e-12)
+            assert torch.equal(a, first) == (first is start[2])
