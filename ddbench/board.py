@@ -3,7 +3,7 @@
 What the columns mean:
 
 * ``top1_pct_mean``, ``top1_pct_std``: mean and population deviation over all students of all distillations, in percent,
-  as the field pools them; ``n`` counts students, ``distillations`` counts sets (seeds).
+  as the field pools them (no deviation of a single student); ``n`` counts students, ``distillations`` counts sets (seeds).
 * ``ci95_low_pct``, ``ci95_high_pct``: 95 % interval of the mean by Student's t over distillations, the students of one
   distillation averaged first; empty for a single distillation.
 * ``vs_random_pct`` and its interval: the difference from ``random`` at the same ipc, protocol and network, paired by seed:
@@ -118,7 +118,7 @@ def _summary(group: pd.DataFrame) -> dict[str, Any]:
         "family": group["family"].iloc[0],
         "labels": group["labels"].iloc[0],
         "top1_pct_mean": pooled.mean(),
-        "top1_pct_std": pooled.std(ddof=0),
+        "top1_pct_std": pooled.std(ddof=0) if len(pooled) > 1 else math.nan,
         "n": len(pooled),
         "distillations": len(group),
         "ci95_low_pct": interval[0] if interval else math.nan,
@@ -262,7 +262,8 @@ def _line(row: pd.Series) -> dict[str, str]:
         "family": row["family"],
         "recipe": recipe,
         "labels": row["labels"],
-        "top-1 %": f"{row['top1_pct_mean']:.1f} ± {row['top1_pct_std']:.1f}",
+        "top-1 %": f"{row['top1_pct_mean']:.1f}"
+        + ("" if pd.isna(row["top1_pct_std"]) else f" ± {row['top1_pct_std']:.1f}"),
         "n (sets)": f"{row['n']} ({row['distillations']})",
         "95 % interval": interval,
         "vs random": gap,

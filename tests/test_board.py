@@ -178,3 +178,9 @@ def test_precisions_are_rows_of_their_own():
     table = board.make([record(seed=0), record(seed=1, provenance=tf32)])[0].table
     assert sorted(table["precision"]) == ["fp32", "tf32"]
     assert table["rank"].tolist() == [1, 1]
+
+
+def test_a_single_student_has_no_deviation():
+    made = board.make([record(values=(0.5,))])[0]
+    assert pd.isna(made.table.iloc[0]["top1_pct_std"])
+    assert "| 50.0 " in board.markdown(made) and "50.0 ±" not in board.markdown(made)
