@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -266,7 +267,7 @@ class DSA:
             after=tuple(name for name in ("cutout",) if name in named),
         )
 
-    @property
+    @cached_property
     def lottery(self) -> tuple[str, ...]:
         """The operations of which one is drawn, in the order of ``strategy``; the choice is an index here."""
         return tuple(n for n in self.strategy.split("_") if n not in self.always + self.after)
