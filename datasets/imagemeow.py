@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddbench.contract import ImageData
-from ddbench.data import IMAGENET_NOTE, IMAGENET_TREES, Fit, Tree, load_split
+from ddbench.data import Fit, Tree, imagenet_subset, load_split
 from ddbench.registry import dataset
 
 
@@ -48,17 +48,7 @@ class Imagemeow:
 
     @property
     def forms(self) -> tuple[Tree, ...]:
-        return (
-            Tree(
-                ("imagemeow", *IMAGENET_TREES),
-                128,
-                self.resize,
-                "RGB",
-                convert=True,
-                among=True,
-                note=IMAGENET_NOTE,
-            ),
-        )
+        return imagenet_subset("imagemeow", self.resize)
 
     def load(self, split: str, root: Path) -> ImageData:
         return load_split(self, split, root)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddbench.contract import ImageData
-from ddbench.data import IMAGENET_NOTE, IMAGENET_TREES, Fit, Tree, load_split
+from ddbench.data import Fit, Tree, imagenet_subset, load_split
 from ddbench.registry import dataset
 
 
@@ -49,17 +49,7 @@ class Imagenette:
 
     @property
     def forms(self) -> tuple[Tree, ...]:
-        return (
-            Tree(
-                ("imagenette", *IMAGENET_TREES),
-                128,
-                self.resize,
-                "RGB",
-                convert=True,
-                among=True,
-                note=IMAGENET_NOTE,
-            ),
-        )
+        return imagenet_subset("imagenette", self.resize)
 
     def load(self, split: str, root: Path) -> ImageData:
         return load_split(self, split, root)

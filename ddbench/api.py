@@ -17,6 +17,7 @@ from ddbench.contract import Card, CodecSpec, DistilledSet, RealData, Space, Tar
 from ddbench.nets import names as network_names
 from ddbench.records import Cell, DistilCell, Record
 from ddbench.task import BudgetUsedUp, RunTask, TimeBudget, parse_duration, pick_device
+from ddbench.train.engine import EngineOptions
 
 _PROBABILITY_TOLERANCE = 1e-3
 """By how much rows of probabilities may miss 1 (fp16 rows of 1,000 classes do by 5e-4)."""
@@ -381,7 +382,7 @@ def evaluate(
         if reason:
             raise ValueError(reason)
     card = distilled.card
-    options = runner.engine_options(chosen, precision, engine, memory_limit_mib)
+    options = EngineOptions(chosen, precision, engine, memory_limit_mib)
     facts: Mapping[str, Any] = {}
     with contextlib.suppress(LookupError, registry.PluginError):  # a set of somebody else's method
         facts = registry.facts("methods", card.method).keywords

@@ -184,8 +184,7 @@ class Meter:
     that tensors occupied, all of them, in MiB; on CPU the highest resident memory of the process, interpreter and
     libraries (some 500 MiB) included.  ``rise_mib``: by how much that stands above the start, on CPU; memory that an
     earlier computation left to the allocator and that is used again does not count in it.  Meters may be nested.
-    ``passes``: images that went through
-    the networks given to :meth:`watch`.
+    ``passes``: images that went through the networks given to :meth:`watch`.
     """
 
     _open: ClassVar[list[Meter]] = []

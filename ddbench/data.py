@@ -447,6 +447,11 @@ class Tree:
         )
 
 
+def imagenet_subset(name: str, fit: Fit) -> tuple[Tree, ...]:
+    """Forms of a ten-class ImageNet subset at 128x128: a tree of its own, or the classes that it lists out of ImageNet-1k."""
+    return (Tree((name, *IMAGENET_TREES), 128, fit, "RGB", convert=True, among=True, note=IMAGENET_NOTE),)
+
+
 def _opened_mode(path: Path) -> str:
     with _readable(path), Image.open(path) as image:
         return str(image.mode)

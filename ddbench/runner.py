@@ -514,7 +514,7 @@ class Session:
 
     def _options(self) -> EngineOptions:
         context = self.context
-        return engine_options(self.device, context.precision, context.engine, context.memory_limit_mib)
+        return EngineOptions(self.device, context.precision, context.engine, context.memory_limit_mib)
 
     def _record(
         self,
@@ -547,12 +547,6 @@ class Session:
             distilled=distilled,
             provenance=provenance(self.device, self.context.precision),
         )
-
-
-def engine_options(
-    device: torch.device, precision: str = "fp32", path: str = "auto", memory_limit_mib: float | None = None
-) -> EngineOptions:
-    return EngineOptions(device=device, precision=precision, path=path, memory_limit_mib=memory_limit_mib)
 
 
 def make_record(cell: Cell, *, distilled: DistilledSet | None = None, **fields: Any) -> Record:
@@ -672,7 +666,7 @@ def check(context: Context) -> torch.device:
         ValueError: a device that is not there, an unknown precision or engine path.
     """
     device = pick_device(context.device)
-    engine_options(device, context.precision, context.engine, context.memory_limit_mib)
+    EngineOptions(device, context.precision, context.engine, context.memory_limit_mib)
     return device
 
 
