@@ -617,8 +617,23 @@ class TeacherRecipe:
     lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    milestones: tuple[int, ...] = ()
+    """Counts of finished epochs after which the learning rate is multiplied by ``gamma``."""
+    gamma: float = 0.1
+    """Factor at each milestone."""
     augment: str = "none"
-    """``none`` | ``dsa``."""
+    """``none`` | ``dsa`` | ``dsa-flip`` | ``diffaug:NAMES``; per-image parameters."""
+    mix: str = "none"
+    """``none`` | ``cutmix`` (after the augmentation, with ``mix_probability`` a batch)."""
+    mix_probability: float = 0.5
+    """Probability that a batch is mixed."""
+    held_out: float = 0.1
+    """Share of each class that measures the accuracy instead of training; 0: all images train, and the accuracy is that on
+    them."""
+    mean: tuple[float, ...] | None = None
+    """Mean a channel by which inputs are standardised, on the [0, 1] scale; None: the data set's own."""
+    std: tuple[float, ...] | None = None
+    """Deviation a channel, likewise."""
     count: int = 1
     """Independent networks."""
     seed: int = 0
@@ -629,8 +644,9 @@ class TeacherRecipe:
 class Trained:
     """A teacher (its last state) with what is known of it, or an expert (with its ``trajectory``).
 
-    ``network`` in eval mode, frozen; ``accuracy`` on a held-out tenth of the training data, a fraction; ``trajectory``:
-    states (parameter name -> tensor) at initialisation and after every epoch, or empty.
+    ``network`` in eval mode, frozen; ``accuracy`` on the held-out part of the training data, a fraction; ``initial``: the
+    state (parameter name -> tensor, on the network's device) before training; ``trajectory``: states at initialisation and
+    after every epoch, or empty.
     """
 
     network: torch.nn.Module
@@ -638,6 +654,7 @@ class Trained:
     accuracy: float
     train_s: float
     trajectory: tuple[Mapping[str, Tensor], ...] = ()
+    initial: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Task(Protocol):
@@ -674,13 +691,24 @@ class Task(Protocol):
         """As :meth:`teachers`, with the state after every epoch."""
         ...
 
-    def loop(self, total: int, state: Sequence[Any] = ()) -> Iterator[int]:
+    def loop(
+        self, total: int, state: Sequence[Any] = (), show: Callable[[], DistilledSet] | None = None
+    ) -> Iterator[int]:
         """Iterations 0..total-1: restores and saves ``state`` (tensors in place, or objects with ``state_dict``), all
-        generators included; shows progress; ends early, marking the set partial, when the time budget is used up."""
+        generators included; shows progress; ends early, marking the set partial, when the time budget is used up.
+
+        ``show`` gives the set as it stands between two iterations; where snapshots are asked for (``--snapshot-every``),
+        they and their contact sheets are made from it."""
         ...
 
-    def log(self, **values: float) -> None:
-        """Trace values of the current iteration (a loss, say) into the run folder."""
+    def log(self, **values: float | Tensor) -> None:
+        """Trace values of the current iteration (a loss, say) into the run folder; tensors are not read at once, so every
+        iteration may log."""
+        ...
+
+    def note(self, key: str, text: str) -> None:
+        """Say something that a reader of the result must know (a batch made smaller, padding): on screen once, in the
+        set's card and in the records."""
         ...
 
     def snapshot(self, distilled: DistilledSet) -> None:

@@ -121,6 +121,8 @@ class Record(_Typed):
     recipe: str = ""
     """The recipe as resolved, and its source."""
     recipe_source: str = ""
+    notes: dict[str, str] = Field(default_factory=dict)
+    """What a reader must know: a recipe that was made for another ipc, a batch made smaller, padding."""
     data_fingerprint: str = ""
     set_fingerprint: str = ""
     items: int = 0

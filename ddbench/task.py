@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from ddbench import codecs, sets, store
 from ddbench.budget import Meter
+from ddbench.compute import arithmetic, keep_freed_memory
 from ddbench.contract import (
     Card,
     CodecSpec,
@@ -29,10 +31,10 @@ from ddbench.contract import (
     Trained,
 )
 from ddbench.seeding import Generators
-from ddbench.train.engine import arithmetic
 
 CHECKPOINT_EVERY_S = 30.0
 _TRACE_ROWS = 1000
+_log = logging.getLogger("ddbench")
 
 
 # ------------------------------------------------------------------------------------------------ time and device
@@ -189,6 +191,7 @@ class RunTask:
         self._rows: list[dict[str, Any]] = []
         self._trace_begun = False
         self._bar: Any = None
+        self._notes: dict[str, str] = {}
 
     # -------------------------------------------------------------------------------------------- chance and data
 
@@ -254,7 +257,9 @@ class RunTask:
 
     # -------------------------------------------------------------------------------------------- the loop
 
-    def loop(self, total: int, state: Sequence[Any] = ()) -> Iterator[int]:
+    def loop(
+        self, total: int, state: Sequence[Any] = (), show: Callable[[], DistilledSet] | None = None
+    ) -> Iterator[int]:
         if total < 0:
             raise ValueError(f"a loop of {total} iterations; expected 0 or more")
         if self._inside:
@@ -346,12 +351,17 @@ class RunTask:
 
     # -------------------------------------------------------------------------------------------- traces
 
-    def log(self, **values: float) -> None:
+    def log(self, **values: float | Tensor) -> None:
         # A tensor is kept as it is: reading it now would make the host wait for the device in every iteration.
         row = {k: v.detach().clone() if isinstance(v, Tensor) else v for k, v in values.items()}
         self._rows.append({"loop": max(0, self._loops - 1), "iteration": self._iteration, **row})
         if len(self._rows) >= _TRACE_ROWS:
             self._flush()
+
+    def note(self, key: str, text: str) -> None:
+        if self._notes.get(key) != text:
+            self._notes[key] = text
+            _log.warning("%s: %s", self.name, text)
 
     def _flush(self) -> None:
         """Write buffered trace rows.
@@ -461,6 +471,7 @@ class RunTask:
             ValueError: parts of the set do not fit each other or the data; values that are not finite.
         """
         self._started = time.perf_counter()
+        keep_freed_memory()
         with Meter(self.device) as meter, arithmetic():
             distilled = made.distill(self)
         self._flush()
@@ -481,7 +492,7 @@ class RunTask:
             else 0.0,
             teacher_s=self._teacher_s,
         )
-        notes = dict(distilled.card.notes)
+        notes = {**distilled.card.notes, **self._notes}
         if self._paid:
             notes["teachers"] = sorted(self._paid)  # which networks decided: fingerprints of the cache
         if self.partial:

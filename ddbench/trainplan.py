@@ -11,6 +11,15 @@ from typing import Any
 OPTIMISERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "steps", "cosine")
 LOSSES = ("ce", "kl", "mse", "mse-gt")
+AUGMENTS = ("none", "dsa", "dsa-flip", "dc", "diffaug:NAMES")
+MIXES = ("none", "cutmix")
+
+
+def check_augment(name: str) -> None:
+    """Raises:
+    ValueError: no name of an augmentation (``ddbench/augment/named.py`` says what they are)."""
+    if name not in AUGMENTS[:-1] and not (name.startswith("diffaug:") and name != AUGMENTS[-1]):
+        raise ValueError(f"augment is {name!r}; expected one of {', '.join(AUGMENTS)}")
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,16 @@ class TrainPlan:
     eta: float = 1.0
     """Stretch of the cosine: 2 ends near half of the peak."""
     augment: str = "none"
-    """``none`` | ``dsa`` (classic one-of lottery; flip left out where the data set forbids it) | ``dc`` (before DSA)."""
+    """``none`` | ``dsa`` (classic one-of lottery; flip left out where the data set forbids it) | ``dsa-flip`` (FYI's: a flip
+    always, then one of the rest) | ``dc`` (before DSA) | ``diffaug:NAMES`` (IDC's and NCFM's form, per-image parameters)."""
+    mix: str = "none"
+    """``none`` | ``cutmix``: after the augmentation, with ``mix_probability`` a batch, the labels mixed alike."""
+    mix_probability: float = 0.5
+    """Probability that a batch is mixed."""
+    mix_alpha: float = 1.0
+    """Parameter of the Beta(alpha, alpha) law of the share that is kept."""
+    test_every: int = 0
+    """Epochs between tests whose best value is a score of its own (``best-epoch``); 0: tested after the last epoch only."""
     views: ViewPlan | None = None
     """View plan that makes the batches instead of shuffling, for teacher-labelled protocols."""
     loss: str = "ce"
@@ -108,7 +126,7 @@ class TrainPlan:
             ("optimiser", self.optimiser, OPTIMISERS),
             ("schedule", self.schedule, SCHEDULES),
             ("loss", self.loss, LOSSES),
-            ("augment", self.augment, ("none", "dsa", "dc")),
+            ("mix", self.mix, MIXES),
             ("decay_on", self.decay_on, ("all", "matrices")),
         ):
             if value not in valid:
@@ -116,6 +134,10 @@ class TrainPlan:
         for field, count in (("epochs", self.epochs), ("batch", self.batch), ("repeats", self.repeats)):
             if count < 1:
                 raise ValueError(f"TrainPlan.{field} is {count}; expected at least 1")
+
+        if self.test_every < 0:
+            raise ValueError(f"TrainPlan.test_every is {self.test_every}; expected 0 or a number of epochs")
+        check_augment(self.augment)
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of the given epoch (0-based), dimensionless."""

@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from ddbench import compute
 from ddbench.contract import Items, Labeller, NetworkRef, RealData, Space
 from ddbench.nets.build import build, skeleton
+from ddbench.nets.stacked import Stacked
 from ddbench.seeding import Generators
 from ddbench.train import engine, students
 from ddbench.train.engine import EngineOptions, choose_path, test_accuracy, train_students
-from ddbench.train.students import Feed, Stacked, losses, total_steps
+from ddbench.train.students import Feed, losses, total_steps
 from ddbench.trainplan import TrainPlan, ViewPlan
 
 DOUBLE = EngineOptions(precision="float64")
@@ -376,9 +378,9 @@ class TestTrouble:
 
             return call
 
-        monkeypatch.setattr(engine, "_compile", fails)
-        monkeypatch.setattr(engine, "_COMPILED", {})
-        monkeypatch.setattr(engine, "_broken", False)
+        monkeypatch.setattr(compute, "compile_", fails)
+        monkeypatch.setattr(compute, "COMPILED", {})
+        monkeypatch.setattr(compute, "_broken", False)
 
     @pytest.mark.parametrize(("asked", "ran"), [("compiled", "plain"), ("stacked-compiled", "stacked")])
     def test_without_a_compiler_training_goes_on_eagerly_and_says_so_once(
@@ -424,10 +426,10 @@ class TestTrouble:
             train_students(made(), PLAN, NET, crew(1), DOUBLE, stop)
 
     def test_keeping_freed_memory_does_no_harm_elsewhere(self, monkeypatch):
-        engine.keep_freed_memory.cache_clear()
-        monkeypatch.setattr(engine.platform, "libc_ver", lambda: ("musl", "1.2"))
-        assert engine.keep_freed_memory() is False
-        engine.keep_freed_memory.cache_clear()
+        compute.keep_freed_memory.cache_clear()
+        monkeypatch.setattr(compute.platform, "libc_ver", lambda: ("musl", "1.2"))
+        assert compute.keep_freed_memory() is False
+        compute.keep_freed_memory.cache_clear()
 
 
 class TestAccuracy:
@@ -490,10 +492,10 @@ class TestStepsInAll:
 class TestArithmetic:
     def test_fp32_switches_tf32_off_and_gives_it_back(self):
         before = torch.backends.cudnn.allow_tf32
-        with engine.arithmetic():
+        with compute.arithmetic():
             assert not torch.backends.cudnn.allow_tf32
             assert not torch.backends.cuda.matmul.allow_tf32
-        with engine.arithmetic("tf32"):
+        with compute.arithmetic("tf32"):
             assert torch.backends.cudnn.allow_tf32
         assert torch.backends.cudnn.allow_tf32 == before
 

@@ -258,9 +258,14 @@ class DSA:
         return cls(always=("flip",)) if flip else cls.classic(flip=False)
 
     @classmethod
-    def diffaug(cls, names: str) -> DSA:
-        """The form of IDC and NCFM: flip, color, ONE of crop, scale and rotate, cutout; each where named."""
-        named = names.split("_")
+    def diffaug(cls, names: str, flip: bool = True) -> DSA:
+        """The form of IDC and NCFM: flip, color, ONE of crop, scale and rotate, cutout; each where named.
+
+        Args:
+            flip: whether a mirrored image keeps its class; else ``flip`` is left out of the names.
+        """
+        named = [name for name in names.split("_") if flip or name != "flip"]
+        names = "_".join(named)
         return cls(
             names,
             always=tuple(name for name in ("flip", "color") if name in named),

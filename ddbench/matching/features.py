@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddbench.augment.dsa import DSA, Draw
+from ddbench.augment.dsa import Draw
+from ddbench.augment.named import siamese
 from ddbench.contract import ImageData, Task
 from ddbench.matching.sampling import RealBatches, viewed
 from ddbench.nets.build import build, embed, initialise_
@@ -25,7 +26,6 @@ Loss = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 
 _MIB = 1 << 20
 _CPU_PLAN_MIB = 1024.0
-_AUGMENTS = ("dsa", "none")
 
 
 def class_mean_distance(real: Tensor, synthetic: Tensor) -> Tensor:
@@ -131,12 +131,13 @@ def images_that_fit(task: Task, networks: RandomNetworks) -> int:
 
 
 class Siamese:
-    """Augmentation shared by real and synthetic images: one draw a class and step.  ``augment``: ``dsa`` | ``none``."""
+    """Augmentation shared by real and synthetic images: one draw a class and step.
+
+    ``augment``: ``none`` | ``dsa`` | ``dsa-flip`` | ``diffaug:NAMES``.
+    """
 
     def __init__(self, augment: str, train: ImageData) -> None:
-        if augment not in _AUGMENTS:
-            raise ValueError(f"augment is {augment!r}; expected one of {', '.join(_AUGMENTS)}")
-        self._dsa = DSA.classic(flip=train.flip) if augment == "dsa" else None
+        self._dsa = siamese(augment, train.flip)
         self._shape = train.shape
 
     def draw(self, classes: int, generator: torch.Generator) -> tuple[Draw, ...]:
@@ -184,15 +185,24 @@ def match(
             pieces = []
             for part in _chunks(chunk.start, chunk.stop, None if whole else fit // real.batch):
                 y = siamese.apply(real.images(indices[part]), draws[part])
-                images_at_once = y.shape[0] * y.shape[1] if whole else fit
-                outs = [features(net, some) for some in torch.split(y.flatten(0, 1), images_at_once)]
-                pieces.append(_by_class([torch.cat(kind) for kind in zip(*outs, strict=True)], y.shape))
+                pieces.append(features_of(net, y, features, None if whole else fit))
             wanted = [torch.cat(kind) for kind in zip(*pieces, strict=True)]
         x = siamese.apply(viewed(task, images[chunk], labels[chunk]), draws[chunk])
         value = loss(wanted, _by_class(features(net, x.flatten(0, 1)), x.shape))
         value.backward()  # type: ignore[no-untyped-call]
         total += value.detach()
     return total
+
+
+@torch.no_grad()
+def features_of(net: nn.Module, x: Tensor, features: Features, fit: int | None = None) -> list[Tensor]:
+    """Features without gradient of images (G, n, C, H, W): one tensor (G, n, d) a kind.
+
+    Args:
+        fit: images that go through at once; None: all (batch norm).
+    """
+    outs = [features(net, some) for some in torch.split(x.flatten(0, 1), fit or x.shape[0] * x.shape[1])]
+    return _by_class([torch.cat(kind) for kind in zip(*outs, strict=True)], x.shape)
 
 
 def _chunks(start: int, stop: int, size: int | None) -> list[slice]:

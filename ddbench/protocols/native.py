@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ddbench.compute import arithmetic, keep_freed_memory
 from ddbench.contract import DistilledSet, Items, Program, RealData
 from ddbench.nets.build import build, initialise_
 from ddbench.nets.names import canonical
@@ -25,8 +26,6 @@ from ddbench.train.engine import (
     EngineOptions,
     Progress,
     Trainees,
-    arithmetic,
-    keep_freed_memory,
     train_students,
 )
 from ddbench.train.students import input_shape, losses

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ddbench import codecs, registry
+from ddbench.compute import arithmetic
 from ddbench.contract import DistilledSet, Items, Labeller, RealData, Space
 from ddbench.protocols.rows import ROWS, ProtocolRow
 from ddbench.records import Score
 from ddbench.seeding import Generators
-from ddbench.train.engine import EngineOptions, Progress, Trainees, arithmetic, tested, train_students
+from ddbench.train.engine import EngineOptions, Progress, Trainees, tested, train_students
 from ddbench.train.labels import answer, answer_items, check_plan, load_networks
 from ddbench.train.students import AnswerView
 from ddbench.trainplan import TrainPlan

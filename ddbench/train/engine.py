@@ -8,30 +8,27 @@ never from a measurement, so that the same cell takes the same path, and gives t
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import ctypes
 import functools
-import logging
-import platform
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
+from ddbench import compute
+from ddbench.compute import Program, arithmetic, compiler_works, keep_freed_memory, remember, warm
 from ddbench.contract import ImageData, Items, Space
 from ddbench.nets.build import build, init_parameters, initialise_, skeleton
 from ddbench.nets.names import canonical
+from ddbench.nets.stacked import Stacked
 from ddbench.seeding import Generators
 from ddbench.train.students import (
     AnswerView,
     Feed,
-    Stacked,
     Step,
     epoch_length,
     input_shape,
@@ -55,8 +52,6 @@ _TEST_BATCH = {"cpu": 256, "cuda": 1024}
 
 Progress = Callable[..., None]
 """progress(done, total, loss): epochs done of the epochs in all (of all students), mean training loss of late."""
-
-_log = logging.getLogger("ddbench")
 
 
 @dataclass(frozen=True)
@@ -109,35 +104,6 @@ class Trainees:
 
 
 # ------------------------------------------------------------------------------------------------ set-up
-
-
-@functools.lru_cache(maxsize=1)
-def keep_freed_memory() -> bool:
-    """Ask glibc to keep freed memory instead of returning it to the system; True where that was possible.
-
-    Activations of tens of MiB are else mapped and unmapped at every step: keeping them gave 1.3 to 2.3 times the speed.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    try:
-        libc = ctypes.CDLL(None)
-        m_mmap_threshold, m_trim_threshold, m_top_pad = -3, -1, -2
-        options = ((m_mmap_threshold, 1 << 30), (m_trim_threshold, (1 << 31) - 1), (m_top_pad, 64 << 20))
-        return all([libc.mallopt(option, value) == 1 for option, value in options])
-    except (OSError, AttributeError):  # another C library after all: only slower
-        return False
-
-
-@contextlib.contextmanager
-def arithmetic(precision: str = "fp32") -> Iterator[None]:
-    """fp32 means fp32, in distillation as in evaluation: cuDNN's TF32 is on by default."""
-    tf32 = precision == "tf32"
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def _autocast(options: EngineOptions, device: torch.device) -> Any:
@@ -266,72 +232,6 @@ def optimiser(
     return kind(groups, lr=lr, fused=True)
 
 
-# ------------------------------------------------------------------------------------------------ compiling
-
-_COMPILED: dict[Any, _Program] = {}
-_KEPT = 8
-_broken = False
-
-
-@dataclass(eq=False)
-class _Program:
-    """A compiled function with the module (or stacked tensors) that it reads, reused by every student."""
-
-    call: Callable[..., Tensor]
-    owner: Any
-    warmed: set[Any] = field(default_factory=set)
-
-
-def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
-    import torch._dynamo.config as dynamo  # heavy, and only where something is compiled
-
-    for limit in (
-        "recompile_limit",
-        "cache_size_limit",
-    ):  # counted over all networks: they share these few functions
-        if hasattr(dynamo, limit):
-            setattr(dynamo, limit, max(256, getattr(dynamo, limit)))
-    made: Callable[..., Any] = torch.compile(function, dynamic=False)
-    return made
-
-
-def _tell_once(error: BaseException) -> None:
-    global _broken
-    if not _broken:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[0] if lines else type(error).__name__
-        _log.warning(
-            "torch.compile does not work here (%s); training goes on uncompiled, only slower", reason[:200]
-        )
-    _broken = True
-
-
-def _warm(program: _Program, what: Any, trial: Callable[[], None]) -> tuple[float, bool]:
-    """Compile for one shape by a trial that touches no student: (seconds, whether it worked)."""
-    if what in program.warmed:
-        return 0.0, True
-    start = time.perf_counter()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # inductor's own, about what it did not fuse
-            trial()
-    except (RuntimeError, OSError, ImportError, AssertionError) as error:  # no compiler, or one that fails
-        _tell_once(error)
-        return time.perf_counter() - start, False
-    program.warmed.add(what)
-    return time.perf_counter() - start, True
-
-
-def _remember(key: Any, make: Callable[[], _Program]) -> _Program:
-    if key not in _COMPILED:
-        if len(_COMPILED) >= _KEPT:
-            del _COMPILED[next(iter(_COMPILED))]
-        _COMPILED[key] = make()
-    else:
-        _COMPILED[key] = _COMPILED.pop(key)  # the last used is the last to go
-    return _COMPILED[key]
-
-
 # ------------------------------------------------------------------------------------------------ training
 
 
@@ -339,7 +239,7 @@ class _Crew(Protocol):
     """What a path provides: fresh students, the losses of a step, and their states at the end."""
 
     run: _Run
-    program: _Program
+    program: Program
 
     def start(self, generators: Sequence[Generators]) -> list[tuple[str, Tensor]]:
         """New weights; the parameters by name."""
@@ -387,7 +287,7 @@ class _One:
     def __init__(self, run: _Run) -> None:
         self.run = run
 
-        def make() -> _Program:
+        def make() -> Program:
             net = build(run.network, run.shape, run.classes).to(run.device, run.options.dtype)
 
             def call(x: Tensor, ids: Tensor | None, soft: Tensor | None, weights: Tensor | None) -> Tensor:
@@ -395,9 +295,9 @@ class _One:
                     logits = net(x)
                 return run.loss(logits, ids, soft, weights)
 
-            return _Program(_compile(call) if run.compiled else call, net)
+            return Program(compute.compile_(call) if run.compiled else call, net)
 
-        self.program = _remember(run.key("one"), make) if run.compiled else make()
+        self.program = remember(run.key("one"), make) if run.compiled else make()
         self.net: nn.Module = self.program.owner
 
     def start(self, generators: Sequence[Generators]) -> list[tuple[str, Tensor]]:
@@ -440,9 +340,9 @@ class _Many:
             return run.loss(logits, ids, soft, weights)
 
         if run.compiled:
-            self.program = _remember(run.key("stacked"), lambda: _Program(_compile(call), None))
+            self.program = remember(run.key("stacked"), lambda: Program(compute.compile_(call), None))
         else:
-            self.program = _Program(call, None)
+            self.program = Program(call, None)
 
     def start(self, generators: Sequence[Generators]) -> list[tuple[str, Tensor]]:
         run = self.run
@@ -499,7 +399,7 @@ def _prepare(crew: _Crew, sizes: Sequence[int], items: Items) -> tuple[float, bo
             )  # fmt: skip
             crew.losses(step).sum().backward()  # type: ignore[no-untyped-call,unused-ignore]
 
-        seconds, worked = _warm(program, (b, items.ids is None, items.weights is None), trial)
+        seconds, worked = warm(program, (b, items.ids is None, items.weights is None), trial)
         spent += seconds
         if not worked:
             return spent, False
@@ -613,7 +513,7 @@ def train_students(
         raise ValueError(
             f"students of {network} cannot be stacked: it is another library's; use path plain or compiled"
         )
-    if _broken:
+    if not compiler_works():
         path = path.replace("stacked-compiled", "stacked").replace("compiled", "plain")
     kind = "logits" if answers is not None else items.kind
     compile_s, begun = 0.0, time.perf_counter()
@@ -684,7 +584,9 @@ def tested(
     device = torch.device(options.device)
     t, students = trainees, len(trainees.states)
     work_s = students * len(test) * 2 * multiply_adds(t.network, t.shape, t.classes) / _FLOPS
-    wanted = options.path in ("auto", "compiled", "stacked-compiled") and device.type == "cpu" and not _broken
+    wanted = (
+        options.path in ("auto", "compiled", "stacked-compiled") and device.type == "cpu" and compiler_works()
+    )
     compiled = wanted and work_s > COMPILE_ABOVE_S
     batch = _TEST_BATCH[device.type]
     compile_s = 0.0
@@ -692,17 +594,17 @@ def tested(
     with arithmetic(options.precision):
         if compiled:
 
-            def make() -> _Program:
+            def make() -> Program:
                 net = build(t.network, t.shape, t.classes).to(device, options.dtype).eval()
-                return _Program(_compile(net), net)
+                return Program(compute.compile_(net), net)
 
-            program = _remember(("test", t.network, t.shape, t.classes, str(device), options.precision), make)
+            program = remember(("test", t.network, t.shape, t.classes, str(device), options.precision), make)
 
             def trial() -> None:
                 with _autocast(options, device):
                     program.call(torch.zeros(batch, *t.shape, device=device, dtype=options.dtype))
 
-            compile_s, compiled = _warm(program, batch, trial)
+            compile_s, compiled = warm(program, batch, trial)
         if compiled:
             return spread(program.owner, program.call), compile_s
         net = build(t.network, t.shape, t.classes).to(device, options.dtype).eval()
