@@ -16,7 +16,7 @@ from ddbench import codecs, data, plan, registry, runner, sets
 from ddbench.contract import Card, CodecSpec, DistilledSet, RealData, Space, Targets
 from ddbench.nets import names as network_names
 from ddbench.records import Cell, DistilCell, Record
-from ddbench.task import BudgetUsedUp, RunTask, TimeBudget, parse_duration, pick_device
+from ddbench.task import BudgetUsedUp, RunTask, TimeBudget, parse_duration, pick_device, say
 from ddbench.train.engine import EngineOptions
 
 _PROBABILITY_TOLERANCE = 1e-3
@@ -58,6 +58,8 @@ def distill(
     data_root: str | os.PathLike[str] | None = None,
     memory_limit_mib: float | None = None,
     time_budget: str | float | None = None,
+    snapshot_every: int = 0,
+    tensorboard: bool = False,
     quiet: bool = False,
 ) -> DistilledSet:
     """Distil a data set.
@@ -73,10 +75,13 @@ def distill(
         run: run folder with sets and checkpoints, where a set that is there already is read instead, and a distillation
             that was killed goes on; None: nothing is kept.
         time_budget: seconds, or text such as ``9m``; a set that is cut short has ``card.partial``.
+        snapshot_every: iterations between snapshots with contact sheets in the run folder; 0: none.
+        tensorboard: write traces and contact sheets as TensorBoard event files in the run folder, too.
 
     Raises:
         LookupError: unknown method, data set, recipe or setting; the message has the nearest names.
-        ValueError: a number or setting that may not be.
+        ValueError: a number or setting that may not be; snapshots or event files without a run folder.
+        ImportError: event files are asked for without the package that writes them.
 
     Example:
         >>> small = ddbench.distill("random", "digits", ipc=10)  # doctest: +SKIP
@@ -84,6 +89,10 @@ def distill(
     if ipc < 0 or (ipc == 0 and method != plan.FULL):
         raise ValueError(
             f"ipc is {ipc}; expected at least 1 image a class (all of the data: method {plan.FULL!r})"
+        )
+    if run is None and (snapshot_every or tensorboard):
+        raise ValueError(
+            "snapshots and event files go to a run folder; expected run= beside snapshot_every= or tensorboard="
         )
     seconds = parse_duration(time_budget) if isinstance(time_budget, str) else time_budget
     chosen = pick_device(device)
@@ -97,6 +106,8 @@ def distill(
             data_root=None if data_root is None else Path(data_root),
             quiet=quiet,
             budget=budget,
+            snapshot_every=snapshot_every,
+            tensorboard=tensorboard,
         )
         cell = DistilCell(
             method=method,
@@ -107,6 +118,9 @@ def distill(
             seed=seed,
         )
         session = runner.Session(context, own)
+        resolved = registry.resolve_recipe(method, recipe, cell.dataset, ipc)
+        for note in runner.recipe_note(resolved).values():
+            say(f"{method} {cell.dataset} ipc {ipc}: {note}", quiet)
         try:
             path = session.distil(cell)[1]
         except BudgetUsedUp:
@@ -117,6 +131,8 @@ def distill(
     real = _real(dataset, chosen, data_root, memory_limit_mib)
     found = registry.resolve_recipe(method, recipe, real.name, ipc)
     made = registry.make(method, {**found.settings, **(settings or {})})
+    for note in runner.recipe_note(found).values():
+        say(f"{method} {real.name} ipc {ipc}: {note}", quiet)
     task = RunTask(
         real.train,
         ipc,
@@ -126,9 +142,9 @@ def distill(
         budget=budget,
         quiet=quiet,
         name=f"{method} ipc {ipc}",
+        card=runner.card_of(method, found, registry.settings_of(made)),
     )
-    card = {"method": method, "recipe": found.name, "settings": registry.settings_of(made)}
-    return task.run_method(made).changed(card=card)
+    return task.run_method(made)
 
 
 # ------------------------------------------------------------------------------------------------ other people's sets
@@ -339,7 +355,8 @@ def evaluate(
         method: a name for the set, in the records.
 
     Returns:
-        one record a network; ``record.scores`` has one accuracy (a fraction) a student.
+        one record a network; ``record.scores`` has one accuracy (a fraction) a student, after its last epoch; protocols
+        that test on the way add one a student with ``chosen_by`` best-epoch.
 
     Raises:
         LookupError: unknown names; the message has the nearest.
@@ -376,9 +393,9 @@ def evaluate(
         )
     codecs.check(distilled, real.train)
     for network in wanted:
-        reason = registry.get("protocols", protocol).accepts(distilled) or network_names.why_not(
-            network, real.train.shape
-        )
+        reason = registry.get("protocols", protocol).accepts(
+            distilled, network, real.name
+        ) or network_names.why_not(network, real.train.shape)
         if reason:
             raise ValueError(reason)
     card = distilled.card

@@ -10,6 +10,8 @@ What the columns mean:
   ``vs_random_n`` counts distillations that both have.
 * ``share_of_full_pct``: the mean as a share of the full-data accuracy with the same network; ``full`` is trained under a
   step-capped protocol of its own, named in ``full_protocol``.
+* ``best_epoch_pct_mean``, ``best_epoch_pct_std``: of the best of the tests on the way, chosen on the test set, where a protocol
+  has them: to be held against papers that report it; nothing is ranked, paired or plotted by it.
 * ``bytes_total``: images, labels, codec, space and program; what stands beside the set (teachers, full data) is apart.
 
 Only scores of the last epoch count (``chosen_by = last``); only records of equal protocol Major.Minor and equal data are
@@ -88,6 +90,7 @@ def _rows(records: Iterable[Record]) -> pd.DataFrame:
                 "data_fingerprint": r.data_fingerprint,
                 "seed": d.seed,
                 "values": values,
+                "best": [s.value for s in r.scores if s.chosen_by == "best-epoch" and not s.task],
                 "family": r.family,
                 "labels": r.labels,
                 "comparable": r.comparable,
@@ -112,6 +115,7 @@ def _summary(group: pd.DataFrame) -> dict[str, Any]:
     pooled = pd.Series([100 * v for values in group["values"] for v in values])
     per_set = [100 * sum(v) / len(v) for v in group["values"]]
     interval = mean_interval(per_set)
+    best = pd.Series([100 * v for values in group["best"] for v in values], dtype=float)
     spent, sizes = list(group["spent"]), [b for b in group["bytes"] if b is not None]
     size = sizes[0] if sizes else None
     return {
@@ -123,6 +127,8 @@ def _summary(group: pd.DataFrame) -> dict[str, Any]:
         "distillations": len(group),
         "ci95_low_pct": interval[0] if interval else math.nan,
         "ci95_high_pct": interval[1] if interval else math.nan,
+        "best_epoch_pct_mean": best.mean(),
+        "best_epoch_pct_std": best.std(ddof=0) if len(best) > 1 else math.nan,
         "bytes_total": max((b.total for b in sizes), default=math.nan),
         "bytes_images": size.images if size else math.nan,
         "bytes_labels": size.labels if size else math.nan,
@@ -180,6 +186,7 @@ def _table(rows: pd.DataFrame) -> pd.DataFrame:
             "share_of_full_pct",
             "full_protocol",
         ),
+        *("best_epoch_pct_mean", "best_epoch_pct_std"),
         *("bytes_total", "bytes_images", "bytes_labels", "bytes_beside"),
         *("distil_s", "teacher_s", "distil_peak_mib", "evaluate_s", "device", "precision"),
         *("protocol", "protocol_version", "network", "comparable", "partial", "data_fingerprint"),
@@ -276,6 +283,14 @@ def _line(row: pd.Series) -> dict[str, str]:
     }
 
 
+def _best_epoch(row: pd.Series) -> str:
+    """``dm (authors) ipc 10 66.1 ± 0.3``."""
+    line = _line(row)
+    std = row["best_epoch_pct_std"]
+    spread = "" if pd.isna(std) else f" ± {std:.1f}"
+    return f"{line['method']} ({line['recipe']}) ipc {line['ipc']} {row['best_epoch_pct_mean']:.1f}{spread}"
+
+
 def markdown(board: Board) -> str:
     """The board as Markdown: one table a protocol and network."""
     out = io.StringIO()
@@ -300,6 +315,10 @@ def markdown(board: Board) -> str:
                 index=False, disable_numparse=True
             )
         )
+        best = part[part["best_epoch_pct_mean"].notna()]
+        if len(best):
+            out.write("\n\nBest epoch, chosen on the test set, as some papers report it (not ranked): ")
+            out.write("; ".join(_best_epoch(row) for _, row in best.iterrows()) + ".")
         full = sorted({p for p in part["full_protocol"] if isinstance(p, str)})
         out.write(f"\n\nData {data}.")
         if full:

@@ -100,6 +100,25 @@ def _how(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+def _watch(*more: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Options that show a set under way, in the order of the page docs/watching.md."""
+    return option_group(
+        "watching it",
+        option(
+            "--snapshot-every",
+            type=cloup.IntRange(min=0),
+            metavar="N",
+            help="iterations between snapshots and contact sheets of a set under way; 0: none (default: 0, or the suite's)",
+        ),
+        *more,
+        option(
+            "--tensorboard",
+            is_flag=True,
+            help="event files, too, in the run folder's tensorboard/ (needs ddbench[tensorboard])",
+        ),
+    )
+
+
 def _say(as_json: bool, value: Any, text: str) -> None:
     """The result of a command, on the standard output of the program (see main)."""
     shown = json.dumps(value, indent=1, default=str) if as_json else text
@@ -324,7 +343,8 @@ def show(
     if what.is_dir() and len(chosen) > 1:
         cards = [sets.read_header(p)["card"] for p in chosen]
         rows = [
-            {k: c[k] for k in ("method", "recipe", "dataset", "ipc", "seed")} | {"set": str(p)}
+            {k: c[k] for k in ("method", "recipe", "dataset", "ipc", "seed")}
+            | {"set": str(p), "notes": "; ".join(v for v in c["notes"].values() if isinstance(v, str))}
             for p, c in zip(chosen, cards, strict=True)
         ]
         if out is None:
@@ -359,9 +379,17 @@ def show(
                 "label_bytes": size.labels,
                 "distil_s": round(card.cost.wall_s, 2),
                 "settings": dict(card.settings),
+                "notes": dict(card.notes),
             }
         )
-    texts = [_facts(m | {"settings": _settings_text(m["settings"])}) for m in made]
+    texts = [
+        _facts(
+            {k: v for k, v in m.items() if k != "notes"}
+            | {"settings": _settings_text(m["settings"])}
+            | {f"note ({k})": v for k, v in m["notes"].items()}
+        )
+        for m in made
+    ]
     _say(as_json, made, "\n\n".join(texts))
 
 
@@ -496,14 +524,28 @@ def _entries(n: int) -> str:
     return f"{n} {'entry' if n == 1 else 'entries'}"
 
 
-@cache.command("list", epilog=_example("ddbench cache list"))
+_runs_instead = option(
+    "--runs",
+    type=cloup.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="a run folder instead of the cache: its snapshots, pictures, curves and event files can be pruned",
+)
+
+
+@cache.command(
+    "list",
+    short_help="What is cached, with sizes; or a run folder's.",
+    epilog=_example("ddbench cache list", "ddbench cache list --runs runs"),
+)
+@_runs_instead
 @_as_json
-def cache_list(as_json: bool) -> None:
-    """What is cached, with sizes, the largest first."""
+def cache_list(runs: Path | None, as_json: bool) -> None:
+    """What is cached, or what a run folder holds, with sizes, the largest first."""
     from ddbench import store
     from ddbench.board import human_bytes
 
-    found = sorted(store.entries(), key=lambda e: -e.size_bytes)
+    found = store.entries() if runs is None else store.RunFolder(runs).entries()
+    found.sort(key=lambda e: -e.size_bytes)
     rows = [
         {
             "kind": e.kind,
@@ -513,26 +555,40 @@ def cache_list(as_json: bool) -> None:
         }
         for e in found
     ]
-    quota, total = store.quota_bytes(), sum(e.size_bytes for e in found)
-    head = f"{store.cache_root()}: {human_bytes(total)} in {_entries(len(found))}, quota "
-    head += human_bytes(quota) if quota is not None else "none (DDBENCH_CACHE_QUOTA sets one)"
+    root = runs or store.cache_root()
+    quota, total = store.quota_bytes() if runs is None else None, sum(e.size_bytes for e in found)
+    head = f"{root}: {human_bytes(total)} in {_entries(len(found))}"
+    if runs is None:
+        head += (
+            f", quota {human_bytes(quota) if quota is not None else 'none (DDBENCH_CACHE_QUOTA sets one)'}"
+        )
     _say(
         as_json,
-        {"root": str(store.cache_root()), "bytes": total, "quota": quota, "entries": rows},
+        {"root": str(root), "bytes": total, "quota": quota, "entries": rows},
         f"{head}\n{_table(rows)}",
     )
 
 
 @cache.command(
     "prune",
-    epilog=_example("ddbench cache prune --quota 5G", "ddbench cache prune --older-than 30d --dry-run"),
+    epilog=_example(
+        "ddbench cache prune --quota 5G",
+        "ddbench cache prune --older-than 30d --dry-run",
+        "ddbench cache prune --runs runs --older-than 30d",
+    ),
 )
+@_runs_instead
 @option("--quota", metavar="SIZE", help="what may stay, such as 5G (default: DDBENCH_CACHE_QUOTA)")
 @option("--older-than", metavar="AGE", help="remove what was not used for so long, such as 30d")
 @option("--dry-run", is_flag=True, help="only say what would go")
 @_as_json
-def cache_prune(quota: str | None, older_than: str | None, dry_run: bool, as_json: bool) -> None:
-    """Remove cached things, least recently used first."""
+def cache_prune(
+    runs: Path | None, quota: str | None, older_than: str | None, dry_run: bool, as_json: bool
+) -> None:
+    """Remove cached things, least recently used first.
+
+    Of a run folder only what shows how distillations went is removed, never sets, records or checkpoints.
+    """
     from ddbench import store
     from ddbench.board import human_bytes
 
@@ -543,13 +599,15 @@ def cache_prune(quota: str | None, older_than: str | None, dry_run: bool, as_jso
         from ddbench.task import parse_duration
 
         age_s = parse_duration(older_than, "--older-than")
-    if limit is None and age_s is None:  # a quota of the environment is not what --older-than asks for
-        limit = store.quota_bytes()
+    if limit is None and age_s is None and runs is None:
+        limit = store.quota_bytes()  # it is not what --older-than asks for, and not for run folders
     if limit is None and age_s is None:
         raise ValueError(
             "nothing to go by; give --quota SIZE or --older-than AGE, or set DDBENCH_CACHE_QUOTA"
         )
-    gone = store.prune(limit, age_s, dry_run=dry_run)
+    gone = store.prune(
+        limit, age_s, root=runs, kinds=None if runs is None else store.WATCHED, dry_run=dry_run
+    )
     rows = [{"kind": e.kind, "bytes": e.size_bytes, "path": str(e.path)} for e in gone]
     word = "would remove" if dry_run else "removed"
     _say(
@@ -770,6 +828,14 @@ def _warn(lines: Sequence[str]) -> None:
         help="stop cleanly at a checkpoint after so long, such as 9m; run again to go on",
     ),
 )
+@_watch(
+    option(
+        "--snapshot-students",
+        type=cloup.IntRange(min=1),
+        metavar="M",
+        help="students that score each snapshot, as each cell does (default: 1, or the suite's)",
+    ),
+)
 @_how
 @_quiet
 @_as_json
@@ -790,6 +856,9 @@ def run(
     only_missing: bool,
     jobs: int,
     time_budget: str | None,
+    snapshot_every: int | None,
+    snapshot_students: int | None,
+    tensorboard: bool,
     device: str,
     precision: str,
     engine: str,
@@ -837,7 +906,7 @@ def run(
     cells = plan.cells(chosen)
     from ddbench import executors, runner  # the plan is checked before torch is loaded
 
-    runner.validate(cells)
+    notes = runner.validate(cells)
     silent = quiet or as_json
     context = _context(
         runs,
@@ -848,10 +917,15 @@ def run(
         force=not only_missing,
         quiet=silent,
         budget=_budget(time_budget),
+        snapshot_every=chosen.snapshot_every if snapshot_every is None else snapshot_every,
+        snapshot_students=snapshot_students or chosen.snapshot_students,
+        tensorboard=tensorboard,
     )
     if not silent:
         of = "" if methods else f" of suite {chosen.name}"
         cloup.echo(f"{_count(len(cells), 'cell')}{of}; sets and records go to {runs}", err=True)
+        for note in notes:
+            cloup.echo(note, err=True)
     reasons: set[str] = set()
 
     def told(outcome: Any) -> None:
@@ -860,6 +934,10 @@ def run(
         if not silent and outcome.status not in ("cached", "left"):
             tqdm.write(executors.brief(outcome, outcome.reason not in reasons), file=sys.stderr)
             reasons.add(outcome.reason)
+            for line in executors.notes(outcome) if jobs > 1 else ():  # else the task said it
+                if line not in reasons:
+                    tqdm.write(line, file=sys.stderr)
+                    reasons.add(line)
 
     summary = executors.run(cells, context, jobs=jobs, told=told)
     status = summary.exit_status
@@ -889,10 +967,12 @@ def run(
             for o in summary.outcomes
         ],
         "boards": [str(p) for p in made],
+        "plots": [str(p) for p in summary.plots],
         "exit_status": status,
     }
     lines = [text, *_unscored(summary.outcomes), str(summary)]
     lines += [f"boards: {', '.join(str(p) for p in made)}"] if made else []
+    lines += [f"over time: {', '.join(str(p) for p in summary.plots)}"] if summary.plots else []
     _say(as_json, document, "\n".join(line for line in lines if line))
     if status:
         raise _Failed(status)
@@ -933,6 +1013,7 @@ def run(
         help="stop at a checkpoint after so long, such as 9m; run again to go on",
     ),
 )
+@_watch()
 @_how
 @_quiet
 @_as_json
@@ -947,6 +1028,8 @@ def distill(
     runs: str,
     force: bool,
     time_budget: str | None,
+    snapshot_every: int | None,
+    tensorboard: bool,
     device: str,
     precision: str,
     engine: str,
@@ -974,7 +1057,7 @@ def distill(
     (cell, *_) = plan.cells(chosen)
     from ddbench import runner, sets, store
 
-    runner.validate([cell])
+    notes = runner.validate([cell])
     context = _context(
         runs,
         device,
@@ -984,7 +1067,11 @@ def distill(
         force=force,
         quiet=quiet or as_json,
         budget=_budget(time_budget),
+        snapshot_every=snapshot_every or 0,
+        tensorboard=tensorboard,
     )
+    for note in notes if not context.quiet else ():
+        cloup.echo(note, err=True)
     session = runner.Session(context)
     try:
         path = session.distil(cell.distil)[1]
@@ -1008,12 +1095,15 @@ def distill(
     card = header["card"]
     facts = {
         "set": str(out or path),
-        **{k: card[k] for k in ("method", "recipe", "dataset", "ipc", "seed", "partial", "cost", "settings")},
+        **{
+            k: card[k]
+            for k in ("method", "recipe", "dataset", "ipc", "seed", "partial", "cost", "settings", "notes")
+        },
     }
     if card["partial"] and not context.quiet:
         cloup.echo("the time budget ended before the distillation did; run again to go on", err=True)
     cost = {"distil_s": round(card["cost"]["wall_s"], 2), "peak_mib": round(card["cost"]["peak_mib"])}
-    shown = {k: v for k, v in facts.items() if k not in ("cost", "settings")} | cost
+    shown = {k: v for k, v in facts.items() if k not in ("cost", "settings", "notes")} | cost
     _say(as_json, facts, _facts(shown | {"settings": _settings_text(card["settings"])}))
 
 
@@ -1102,6 +1192,7 @@ def evaluate(
         for record in found:
             records.append(record)
             values = [100 * s.value for s in record.scores if s.chosen_by == "last"]
+            best = [100 * s.value for s in record.scores if s.chosen_by == "best-epoch"]
             if not values:
                 failed.append(f"{path}: {record.cell.network} has no score of the last epoch")
                 continue
@@ -1113,6 +1204,7 @@ def evaluate(
                     "protocol": f"{protocol} {record.protocol_version}",
                     "network": record.cell.network,
                     "top-1 %": f"{mean:.2f} ± {std:.2f}",
+                    **({"best epoch on test %": f"{sum(best) / len(best):.2f}"} if best else {}),
                     "students": len(values),
                     "seconds": f"{record.spent.evaluate_s:.1f}",
                     "engine": record.provenance.engine,
@@ -1164,6 +1256,59 @@ def board(runs: tuple[Path, ...], out: Path, plots: bool, quiet: bool, as_json: 
     texts = [board_.plain(b) or f"{b.dataset}: no cell has a score yet\n" for b in boards]
     shown = "" if quiet else "\n".join(texts) + "\n"
     _say(as_json, document, shown + "\n".join(str(p) for p in made))
+
+
+@cli.command(
+    short_help="Plot loss and accuracy over iterations and seconds.",
+    epilog=_example(
+        "ddbench trace --runs runs",
+        "ddbench trace dm-digits-10 datadam-digits-10 --out both.png",
+        "ddbench trace runs/sets/*.safetensors --value loss",
+    ),
+)
+@cloup.argument(
+    "names",
+    nargs=-1,
+    help="beginnings of keys of sets or records in the run folder, or files of sets or records (none: all that it has)",
+)
+@option("--runs", default="runs", metavar="DIR", help="run folder: traces, accuracies over time")
+@option(
+    "--value",
+    "values",
+    multiple=True,
+    metavar="NAME",
+    help="a logged value to plot, or top1_pct; repeatable (default: loss, and accuracy where snapshots were scored)",
+)
+@option(
+    "--out",
+    default="trace.png",
+    type=cloup.Path(path_type=Path),
+    metavar="FILE.png",
+    help="the plot; its numbers go beside it as CSV",
+)
+@_as_json
+def trace(names: tuple[str, ...], runs: str, values: tuple[str, ...], out: Path, as_json: bool) -> None:
+    """Plot how distillations went: what methods logged, and the accuracy of snapshots (run --snapshot-every N).
+
+    Several runs stand in one plot with a legend; runs that differ in the seed alone share a colour.
+    """
+    from ddbench import curves, store
+
+    found = curves.find(store.RunFolder(runs), names)
+    if not found:
+        raise LookupError(
+            f"nothing was logged in {runs}; expected a run folder (see: ddbench run --runs DIR) with methods that iterate"
+        )
+    made = curves.write(found, out, values)
+    document = {
+        "runs": [
+            {"set_key": r.key, "run": r.name, "trace": r.trace, "accuracy": sum(r.accuracy.values(), [])}
+            for r in found
+        ],
+        "files": [str(p) for p in made],
+    }
+    text = "\n".join([_table(curves.summary(found)), *(str(p) for p in made)])
+    _say(as_json, document, text)
 
 
 # ------------------------------------------------------------------------------------------------ the program

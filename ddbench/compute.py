@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import ctypes
 import functools
 import logging
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _log = logging.getLogger("ddbench")
 
@@ -36,6 +37,13 @@ def keep_freed_memory() -> bool:
         return False
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` on ``device``; a copy from the host to a GPU is queued, so that the host never waits for earlier work."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 @contextlib.contextmanager
 def arithmetic(precision: str = "fp32") -> Iterator[None]:
     """fp32 means fp32, in distillation as in evaluation: cuDNN's TF32 is on by default."""
@@ -48,6 +56,24 @@ def arithmetic(precision: str = "fp32") -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
+# ------------------------------------------------------------------------------------------------ what pays
+
+STACK_BELOW = 100e6
+"""On CPU, networks are stacked where one network's forward step has fewer multiply-adds: 5 students on 8x8 digits gain 2 to 4
+times at 2e6 to 2e7; at 5e8 (32x32 colour, width 128) the arithmetic rules and stacking gains nothing."""
+COMPILE_ABOVE_S = 10.0
+"""Compiled where the plain loop would take longer than this by :func:`loop_s`: compiling costs 3 to 15 s."""
+FLOPS = 60e9
+"""Rate of arithmetic on two CPU cores, for estimates only."""
+_STEP_S = 5e-4
+
+
+def loop_s(steps: int, multiply_adds: float) -> float:
+    """Estimated seconds of a plain training loop on two CPU cores: half a millisecond a step, and 6 operations for each
+    multiply-add of its forward pass."""
+    return steps * (_STEP_S + 6 * multiply_adds / FLOPS)
+
+
 # ------------------------------------------------------------------------------------------------ compiling
 
 COMPILED: dict[Any, Program] = {}
@@ -57,7 +83,7 @@ _broken = False
 
 @dataclass(eq=False)
 class Program:
-    """A compiled function with the module (or stacked tensors) that it reads, reused by every student."""
+    """A compiled function with the module that it reads (or None: it gets all it reads), reused by every student."""
 
     call: Callable[..., Tensor]
     owner: Any
@@ -112,6 +138,40 @@ def remember(key: Any, make: Callable[[], Program]) -> Program:
     else:
         COMPILED[key] = COMPILED.pop(key)  # the last used is the last to go
     return COMPILED[key]
+
+
+class Compiled:
+    """A function of a network and tensors, compiled for each shape of the tensors when it first comes; the plain function
+    where compiling fails.
+
+    The compiled code reads the weights where they are: other weights, or another network of the same layers, do not make it
+    anew.
+
+    Args:
+        key: of all that decides what is compiled, beside shapes; equal keys share the compiled code.
+        function: (network, tensors...) -> a tensor or a tuple of them.
+    """
+
+    def __init__(self, key: Any, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.program = remember(key, lambda: Program(compile_(function), None))
+
+    def __call__(self, net: nn.Module, *tensors: Tensor) -> Any:
+        given = [t.contiguous() for t in tensors]
+        wants = [torch.is_grad_enabled() and t.requires_grad for t in given]
+
+        def trial() -> None:
+            made = [torch.zeros_like(t, requires_grad=w) for t, w in zip(given, wants, strict=True)]
+            twin = copy.deepcopy(net)  # whose gradients and running statistics may move
+            outs: Any = self.program.call(twin, *made)
+            ends = [out.sum() for out in ([outs] if isinstance(outs, Tensor) else outs) if out.requires_grad]
+            if ends:
+                torch.autograd.backward(ends)
+
+        modes = tuple(module.training for module in net.modules())
+        what = (modes, *((tuple(t.shape), t.dtype, w) for t, w in zip(given, wants, strict=True)))
+        works = compiler_works() and warm(self.program, (torch.is_grad_enabled(), what), trial)[1]
+        return (self.program.call if works else self.function)(net, *given)
 
 
 def compiler_works() -> bool:

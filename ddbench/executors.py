@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from ddbench import store
+from ddbench import curves, store
 from ddbench.records import Cell, Record
 from ddbench.runner import Context, Outcome, Session, check
 from ddbench.task import TimeBudget
@@ -30,6 +31,8 @@ class Summary:
     interrupted: bool = False
     pruned_bytes: int = 0
     """Removed from the cache to keep its quota."""
+    plots: list[Path] = field(default_factory=list)
+    """Of loss and accuracy over time, where snapshots are on."""
 
     def count(self, status: str) -> int:
         return sum(o.status == status for o in self.outcomes)
@@ -165,6 +168,7 @@ def run(cells: Sequence[Cell], context: Context, *, jobs: int = 1, told: Told | 
     Raises:
         ddbench.store.WriteError: the run folder can't be written.
         ValueError: a wrong number of jobs, a device that is not there, an unknown precision or engine path.
+        ImportError: event files are asked for without the package that writes them.
     """
     if jobs < 1:
         raise ValueError(f"--jobs is {jobs}; expected at least 1")
@@ -196,6 +200,8 @@ def run(cells: Sequence[Cell], context: Context, *, jobs: int = 1, told: Told | 
                 if c.model_dump_json() not in seen
             ]
     folder.clear_locks()
+    if context.snapshot_every:
+        summary.plots = curves.write_all(folder, {r.set_key for r in summary.records})
     quota = store.quota_bytes()
     if quota is not None:
         summary.pruned_bytes = sum(e.size_bytes for e in store.prune(quota, spare_s=600))
@@ -210,6 +216,15 @@ def brief(outcome: Outcome, reason: bool = True) -> str:
     if shown:
         return f"{name}: {shown}" + (f" ({outcome.status})" if outcome.status != "ok" else "")
     return f"{name}: {outcome.status}" + (f" ({outcome.reason})" if reason and outcome.reason else "")
+
+
+def notes(outcome: Outcome) -> list[str]:
+    """What a reader must know of the set of a cell, one line each; notes on recipes are said before cells run."""
+    if outcome.record is None:
+        return []
+    d = outcome.cell.distil
+    said = {k: v for k, v in outcome.record.notes.items() if k != "recipe"}
+    return [f"{d.method} {d.dataset} ipc {d.ipc or 'all'}: {text}" for text in said.values()]
 
 
 def _score(outcome: Outcome) -> str:

@@ -12,6 +12,8 @@ A suite is a YAML file (``ddbench/suites/`` holds ours)::
     repeats: 5                # students a set and network; default: the protocol's own
     recipe: auto              # of methods that name none
     upper_bound: {method: full, protocol: quick-full}
+    snapshot_every: 100       # iterations between snapshots of a set under way; default: none
+    snapshot_students: 1      # that score each of them
 """
 
 from __future__ import annotations
@@ -85,6 +87,8 @@ class Suite(_Part):
     repeats: int | None = Field(default=None, ge=1)
     recipe: str = "auto"
     upper_bound: UpperBound | None = None
+    snapshot_every: int = Field(default=0, ge=0)
+    snapshot_students: int = Field(default=1, ge=1)
 
 
 # ------------------------------------------------------------------------------------------------ places

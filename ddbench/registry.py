@@ -24,6 +24,7 @@ import typing
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, TypeVar
@@ -82,11 +83,15 @@ class Facts:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe as resolved for one (data set, ipc): ``source`` says where its ``settings`` are from."""
+    """A recipe as resolved for one (data set, ipc): ``source`` says where its ``settings`` are from.
+
+    ``note``: what a reader must know where it was made for another data set or ipc; else empty.
+    """
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    note: str = ""
 
 
 # ------------------------------------------------------------------------------------------------ decorators
@@ -99,12 +104,18 @@ class _Mark:
 
 
 _METHOD_KEYWORDS: Mapping[str, Any] = MappingProxyType(
-    {"family": "", "paper": "", "labels": "hard", "wrapper": False}
+    {"family": "", "paper": "", "labels": "hard", "wrapper": False, "matches": True}
 )
 
 
 def method(
-    *, family: str, paper: str = "", labels: str = "hard", wrapper: bool = False, **more: Any
+    *,
+    family: str,
+    paper: str = "",
+    labels: str = "hard",
+    wrapper: bool = False,
+    matches: bool = True,
+    **more: Any,
 ) -> Callable[[type[_T]], type[_T]]:
     """Class decorator: this frozen dataclass is a method, named like its file.
 
@@ -114,13 +125,17 @@ def method(
         labels: kind of targets that its sets carry ("hard", "soft", "labeller").
         wrapper: it wraps other methods (``wrapper+base``): it has ``wrap(base)`` -> base with some fields replaced, and
             ``view(images, labels)``, through which every synthetic batch passes; it has no ``distill``.
+        matches: synthetic batches pass through ``task.view``; False for methods that only choose images, around which a
+            wrapper would change nothing and is refused.
         more: further facts for listings.
 
     Raises:
         TypeError: not a frozen dataclass, or without the functions of its kind.
     """
     needs = ("wrap", "view") if wrapper else ("distill",)
-    keywords = {"family": family, "paper": paper, "labels": labels, "wrapper": wrapper, **more}
+    keywords = {
+        "family": family, "paper": paper, "labels": labels, "wrapper": wrapper, "matches": matches, **more
+    }  # fmt: skip
     return _marker("methods", keywords, needs)
 
 
@@ -366,7 +381,8 @@ def parts(name: str) -> tuple[str | None, str]:
     """``"fyi+dm"`` -> ("fyi", "dm"); ``"dm"`` -> (None, "dm").  Both sides are checked.
 
     Raises:
-        LookupError: an unknown name on either side, a wrapper where a method belongs or the other way round.
+        LookupError: an unknown name on either side, a wrapper where a method belongs or the other way round, a base
+            that has no synthetic batches which the wrapper could see.
     """
     wrapper, plus, base = name.rpartition("+")
     if plus and not (wrapper and base and "+" not in wrapper):
@@ -379,11 +395,21 @@ def parts(name: str) -> tuple[str | None, str]:
         )
     if _is_wrapper(base):
         raise LookupError(f"{base!r} wraps other methods; write {base}+METHOD, for example {base}+dm")
+    if plus and not _keyword(base, "matches"):
+        raise LookupError(
+            f"method {base!r} has no matching step, so {wrapper} would change nothing of it; write {base} alone, or wrap a "
+            f"method that matches, for example {wrapper}+dm"
+        )
     return (wrapper or None), base
 
 
 def _is_wrapper(name: str) -> bool:
-    return bool(_facts_of("methods", name, _owner("methods", name)).keywords["wrapper"])
+    return _keyword(name, "wrapper")
+
+
+def _keyword(name: str, keyword: str) -> bool:
+    """A yes or no of a method's decorator."""
+    return bool(_facts_of("methods", name, _owner("methods", name)).keywords[keyword])
 
 
 # ------------------------------------------------------------------------------------------------ facts, by ast
@@ -880,40 +906,108 @@ def recipes(name: str) -> dict[RecipeKey, dict[str, Any]]:
 
 
 def resolve_recipe(name: str, recipe: str, dataset: str, ipc: int) -> Recipe:
-    """The recipe of a method for one (data set, ipc).
+    """The recipe of a method for one (data set, ipc), or the nearest one, which then says so in its ``note``.
 
     Args:
-        recipe: a name; ``auto`` takes the authors' row that fits most closely, else the first row that fits, else
-            the defaults; ``defaults`` takes the fields' own defaults.
+        name: of a method, or ``wrapper+base``, which has the recipes of its base.
+        recipe: ``defaults`` takes the fields' own defaults.  A name takes the row that fits most closely; else that of the
+            same data set with the nearest ipc; else that of the nearest data set.  ``auto`` takes the authors' row that
+            fits most closely; else the first row that fits; else the authors' row that is nearest, as for a name; else the
+            defaults.
+
+    "Nearest" is by ratio: of ipc, the smaller of equals; of data sets with as many channels, by the side of the images,
+    then by the number of classes.  Data sets that are not registered have no near ones.
 
     Raises:
-        LookupError: the method has no such recipe for this data set and ipc; the message lists those it has.
+        LookupError: the method has no such recipe, or only for data sets of another kind; the message lists those it has.
     """
     rows = recipes(name)
     if recipe == "defaults":
         return Recipe("defaults")
+    wanted = "authors" if recipe == "auto" else recipe
     fitting = [key for key in rows if key[1] in (dataset, None) and key[2] in (ipc, None)]
-
-    def closest(keys: list[RecipeKey]) -> RecipeKey:
-        return max(keys, key=lambda k: (k[1] is not None, k[2] is not None))  # the first of equals
-
-    if recipe == "auto":
-        authors = [key for key in fitting if key[0] == "authors"]
-        chosen = closest(authors) if authors else (fitting[0] if fitting else None)
-        if chosen is None:
-            return Recipe("defaults")
+    named = [key for key in fitting if key[0] == wanted]
+    if named:  # the first of equals
+        chosen = max(named, key=lambda k: (k[1] is not None, k[2] is not None))
+    elif recipe == "auto" and fitting:
+        chosen = fitting[0]
+    elif near := _nearest_row([key for key in rows if key[0] == wanted], dataset, ipc):
+        note = f"recipe {_row_title(near)}, the nearest to {dataset} ipc {ipc}"
+        return _resolved(name, near, rows[near], note)
+    elif recipe == "auto":
+        return Recipe(
+            "defaults", note=f"no recipe of {name} fits {dataset}; its defaults are used" if rows else ""
+        )
     else:
-        named = [key for key in fitting if key[0] == recipe]
-        if not named:
-            have = ", ".join(_row_names(rows, dataset)) or "none of its own"
-            raise LookupError(
-                f"method {name!r} has no recipe {recipe!r} for {dataset} at ipc {ipc}; for {dataset} it has: {have} "
-                f"(always: auto, defaults)"
-            )
-        chosen = closest(named)
-    row = dict(rows[chosen])
-    source = str(row.pop("source", ""))
-    return Recipe(chosen[0], row, source)
+        have = ", ".join(_row_names(rows, dataset)) or "none of its own"
+        others = list(dict.fromkeys(str(key[1]) for key in rows if key[0] == recipe))
+        elsewhere = f" (it has it for {', '.join(others)})" if others else ""
+        raise LookupError(
+            f"method {name!r} has no recipe {recipe!r} for {dataset} at ipc {ipc}{elsewhere}; "
+            f"for {dataset} it has: {have} (always: auto, defaults)"
+        )
+    return _resolved(name, chosen, rows[chosen])
+
+
+def _resolved(name: str, key: RecipeKey, row: Mapping[str, Any], note: str = "") -> Recipe:
+    wrapper, base = parts(name)
+    settings = dict(row)
+    source = str(settings.pop("source", ""))
+    if wrapper is not None:  # a field that both have needs its owner's name
+        both = {f.name for f in _facts_of("methods", wrapper, _owner("methods", wrapper)).fields}
+        settings = {f"{base}.{k}" if k in both else k: v for k, v in settings.items()}
+    return Recipe(key[0], settings, source, note)
+
+
+def _nearest_row(keys: list[RecipeKey], dataset: str, ipc: int) -> RecipeKey | None:
+    """Of the data set itself, else of any, else of the nearest one that has a row; there the row of the nearest ipc."""
+
+    def distance(key: RecipeKey) -> tuple[Any, ...]:
+        return (
+            (0, key[2]) if key[2] == ipc else (1, 0) if key[2] is None else (2, _ratio(ipc, key[2]), key[2])
+        )
+
+    known: dict[str | None, tuple[Any, ...] | None] = {None: (1,), dataset: (0,)}
+    for other in dict.fromkeys(key[1] for key in keys):
+        if other not in known and other is not None:
+            apart = _apart(dataset, other)
+            known[other] = None if apart is None else (2, *apart)
+    near = [(where, distance(key), key) for key in keys if (where := known[key[1]]) is not None]
+    return min(near, key=lambda n: n[:2])[2] if near else None
+
+
+def _ratio(a: int, b: int) -> Fraction:
+    """By which factor two counts differ, at least 1."""
+    low, high = sorted((max(1, a), max(1, b)))
+    return Fraction(high, low)
+
+
+def _apart(one: str, other: str) -> tuple[Fraction, Fraction] | None:
+    """Ratios of side and number of classes of two data sets; None where they cannot be compared."""
+    known: list[tuple[int, int, int]] = []
+    for name in (one, other):
+        try:
+            keywords = facts("datasets", name).keywords
+        except (
+            LookupError,
+            PluginError,
+        ):  # arrays, a folder of images, a broken plug-in: nothing is near them
+            return None
+        shape = keywords.get("shape")
+        numbers = [*shape, keywords.get("classes")] if isinstance(shape, (tuple, list)) else []
+        counts = [number for number in numbers if isinstance(number, int)]
+        if len(counts) != 4:
+            return None
+        known.append((counts[0], max(counts[1:3]), counts[3]))
+    (channels, side, classes), (other_channels, other_side, other_classes) = known
+    if channels != other_channels:
+        return None
+    return _ratio(side, other_side), _ratio(classes, other_classes)
+
+
+def _row_title(key: RecipeKey) -> str:
+    """``authors of cifar10 ipc 10``."""
+    return f"{key[0]} of {key[1] or 'any data set'}{' (any ipc)' if key[2] is None else f' ipc {key[2]}'}"
 
 
 def _row_names(rows: Mapping[RecipeKey, Any], dataset: str) -> Iterator[str]:

@@ -28,19 +28,19 @@ import torch
 from tqdm import tqdm
 
 import ddbench
-from ddbench import codecs, data, registry, sets, store
+from ddbench import codecs, curves, data, registry, sets, store
 from ddbench.budget import Meter, byte_count
 from ddbench.contract import Card, DistilledSet, RealData, canonical
 from ddbench.nets import names as network_names
 from ddbench.records import Bytes, Cell, DistilCell, Provenance, Record, Spent
 from ddbench.seeding import Generators, derive
-from ddbench.task import CHECKPOINT_EVERY_S, RunTask, TimeBudget, pick_device
+from ddbench.task import CHECKPOINT_EVERY_S, RunTask, TimeBudget, pick_device, say
 from ddbench.task import BudgetUsedUp as BudgetUsedUp
 from ddbench.train.engine import EngineOptions
 
 DONE = ("ok", "skipped")
 """What is not tried again: a failed cell is, and a partial set is gone on with."""
-_PLUMBING = ("registry", "store", "records", "pictures")
+_PLUMBING = ("registry", "store", "records", "pictures", "curves")
 """Modules that move things about and cannot change a number."""
 
 
@@ -59,6 +59,12 @@ class Context:
     checkpoint_every_s: float = CHECKPOINT_EVERY_S
     budget: TimeBudget = field(default_factory=TimeBudget)
     plugins: tuple[Path, ...] = ()
+    snapshot_every: int = 0
+    """Iterations between snapshots of a set under way, each with its contact sheet; 0: none."""
+    snapshot_students: int = 1
+    """Students that score a snapshot under the cell's protocol."""
+    tensorboard: bool = False
+    """Whether traces, accuracies and contact sheets also go into TensorBoard event files."""
 
 
 @dataclass(frozen=True)
@@ -294,6 +300,7 @@ class Session:
         self._no_data: dict[str, Exception] = {}
         self._failed: dict[str, str] = {}
         self._forced: set[str] = set()
+        self._said: set[str] = set()
 
     # -------------------------------------------------------------------------------------------- keys
 
@@ -391,12 +398,13 @@ class Session:
                 self.context.checkpoint_every_s,
                 self.context.quiet,
                 name=f"{cell.method} ipc {cell.ipc} seed {cell.seed}",
+                card=card_of(cell.method, known.recipe, known.settings),
+                snapshot_every=self.context.snapshot_every,
+                tensorboard=self.context.tensorboard,
             )
             if force:
                 task.remove_checkpoints()
             distilled = task.run_method(known.made)
-            card = {"method": cell.method, "recipe": known.recipe.name, "settings": known.settings}
-            distilled = distilled.changed(card=card)
             if not (distilled.card.partial and path.exists() and self._whole(path)):
                 sets.write(path, distilled)  # a forced repeat that was cut short does not replace a whole set
             if not distilled.card.partial:
@@ -460,6 +468,7 @@ class Session:
         except store.DamagedError as error:
             found, note = None, f"made anew, since {error}"
         if found is not None and found.status in DONE and not self._again(key):
+            self._score_snapshots(cell, known, found)
             return outcome("cached", found.reason, found)
         try:
             with self._locked(f"record-{key}", wait):
@@ -479,6 +488,7 @@ class Session:
             return outcome("busy", str(error))
         except BudgetUsedUp as error:
             return outcome("left", str(error))
+        self._score_snapshots(cell, known, record)
         return outcome(record.status, "; ".join(t for t in (record.reason, note) if t), record)
 
     def _again(self, key: str) -> bool:
@@ -499,7 +509,9 @@ class Session:
             raise
         distilled = sets.read(path)
         protocol = registry.get("protocols", cell.protocol)
-        reason = protocol.accepts(distilled) or network_names.why_not(cell.network, known.real.train.shape)
+        reason = protocol.accepts(
+            distilled, network_names.canonical(cell.network), known.real.name
+        ) or network_names.why_not(cell.network, known.real.train.shape)
         if reason:
             return self._record(cell, key, known.key, "skipped", reason, known, distilled)
         return score(
@@ -511,6 +523,75 @@ class Session:
             budget=self.context.budget,
             base=functools.partial(self._record, cell, key, known.key, known=known, distilled=distilled),
         )
+
+    def _score_snapshots(self, cell: Cell, known: _Known, record: Record) -> None:
+        """Accuracy over time: score the snapshots of a finished set as the cell scores the set, with fewer students.
+
+        What comes out stands beside the record, one row a snapshot, and in no score: a snapshot that was chosen by its test
+        accuracy would be chosen on the test data.  Rows that are there already are kept; a time budget that ends leaves
+        the others to the next run.
+        """
+        context, count = self.context, self.context.snapshot_students
+        if not context.snapshot_every or record.status != "ok":
+            return
+        snapshots = self.run.snapshots(known.key)
+        if not snapshots:
+            if record.spent.iterations:
+                self._say_once(
+                    f"{cell.distil.method} ipc {cell.distil.ipc} seed {cell.distil.seed}: no snapshots (its set was made "
+                    f"without them, or the method cannot show one); --force makes the set again"
+                )
+            return
+        path = self.run.curve_path(known.key, record.key)
+        few = cell.model_copy(update={"repeats": count})
+        try:
+            with self._locked(f"curve-{record.key}", wait=False):
+                rows = {row["iteration"]: row for row in store.read_rows(path)}
+                fresh = False
+                for iteration, file in snapshots:
+                    with _contained():
+                        fingerprint = sets.read_header(file)["fingerprint"]
+                        row = rows.get(iteration, {})
+                        if (row.get("set"), row.get("students")) == (fingerprint, count):
+                            continue
+                        distilled = sets.read(file)
+                        scored = score(
+                            distilled,
+                            known.real,
+                            few,
+                            self._options(),
+                            quiet=context.quiet,
+                            budget=context.budget,
+                            base=functools.partial(
+                                self._record, few, record.key, known.key, known=known, distilled=distilled
+                            ),
+                        )
+                    values = [s.value for s in scored.scores if s.chosen_by == "last" and not s.task]
+                    rows[iteration] = {
+                        "iteration": iteration,
+                        "seconds": round(distilled.card.cost.wall_s, 4),
+                        "top1": sum(values) / len(values),
+                        "students": count,
+                        "protocol": cell.protocol,
+                        "network": network_names.canonical(cell.network),
+                        "set": fingerprint,
+                    }
+                    store.write_rows(path, [rows[i] for i in sorted(rows)])
+                    fresh = True
+                events = self.run.tensorboard_path(record.key)
+                if context.tensorboard and (fresh or not events.exists()):
+                    curves.accuracy_events(events, [rows[i] for i in sorted(rows)])
+        except Busy:
+            return  # another process scores them
+        except BudgetUsedUp:
+            self._say_once("the time budget ended while snapshots were scored; run again to go on")
+        except _Failure as failure:  # the record stands; a snapshot is a picture of the way there
+            self._say_once(f"{record.key}: its snapshots have no scores: {failure}")
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            say(text, self.context.quiet)
 
     def _options(self) -> EngineOptions:
         context = self.context
@@ -542,11 +623,24 @@ class Session:
             settings=known.settings if known else {},
             recipe=known.recipe.name if known else cell.distil.recipe,
             recipe_source=known.recipe.source if known else "",
+            notes=recipe_note(known.recipe) if known else {},
             data_fingerprint=known.real.fingerprint if known else "",
             classes=known.real.train.classes if known else 0,
             distilled=distilled,
             provenance=provenance(self.device, self.context.precision),
         )
+
+
+def recipe_note(recipe: registry.Recipe) -> dict[str, str]:
+    """What a reader must know of a recipe as resolved (it was made for another ipc, say), or nothing."""
+    note = str(getattr(recipe, "note", ""))
+    return {"recipe": note} if note else {}
+
+
+def card_of(method: str, recipe: registry.Recipe, settings: dict[str, Any]) -> dict[str, Any]:
+    """Fields of the card of a set that a method's own part of it does not know."""
+    card: dict[str, Any] = {"method": method, "recipe": recipe.name, "settings": settings}
+    return card | {"notes": recipe_note(recipe)}
 
 
 def make_record(cell: Cell, *, distilled: DistilledSet | None = None, **fields: Any) -> Record:
@@ -557,7 +651,9 @@ def make_record(cell: Cell, *, distilled: DistilledSet | None = None, **fields: 
         version, comparable = str(protocol.version), bool(protocol.comparable)
     if distilled is not None:
         count = byte_count(distilled)
+        said = {k: v for k, v in distilled.card.notes.items() if isinstance(v, str) and k != "partial"}
         fields |= {
+            "notes": {**fields.get("notes", {}), **said},
             "set_fingerprint": distilled.fingerprint(),
             "items": codecs.count(distilled),
             "bytes": Bytes(
@@ -663,21 +759,34 @@ def check(context: Context) -> torch.device:
     """The device of a context, after a look at its settings, before anything runs.
 
     Raises:
-        ValueError: a device that is not there, an unknown precision or engine path.
+        ValueError: a device that is not there, an unknown precision or engine path, a wrong number of snapshots.
+        ImportError: event files are asked for without the package that writes them.
     """
+    if context.snapshot_every < 0:
+        raise ValueError(
+            f"--snapshot-every is {context.snapshot_every}; expected a number of iterations, or 0 for no snapshots"
+        )
+    if context.snapshot_students < 1:
+        raise ValueError(f"--snapshot-students is {context.snapshot_students}; expected at least 1")
+    if context.tensorboard:
+        curves.check_tensorboard()
     device = pick_device(context.device)
     EngineOptions(device, context.precision, context.engine, context.memory_limit_mib)
     return device
 
 
-def validate(cells: Sequence[Cell]) -> None:
+def validate(cells: Sequence[Cell]) -> list[str]:
     """Settings and recipes of every method of a plan, before anything runs.  A plug-in that does not load is no matter of
     this: it fails as a cell.
+
+    Returns:
+        what must be known of the recipes, one line a (method, data set, ipc).
 
     Raises:
         ValueError, LookupError: a setting of the wrong type, or an unknown field.
     """
     seen = set()
+    notes: dict[str, None] = {}
     for cell in cells:
         d = cell.distil
         key = (d.method, d.recipe, d.dataset, d.ipc, canonical(d.settings))
@@ -686,3 +795,6 @@ def validate(cells: Sequence[Cell]) -> None:
             with contextlib.suppress(registry.PluginError):
                 recipe = registry.resolve_recipe(d.method, d.recipe, d.dataset, d.ipc)
                 registry.check_settings(d.method, {**recipe.settings, **d.settings})
+                for note in recipe_note(recipe).values():
+                    notes[f"{d.method} {d.dataset} ipc {d.ipc}: {note}"] = None
+    return list(notes)

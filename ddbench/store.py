@@ -15,7 +15,7 @@ import shutil
 import time
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -262,6 +262,22 @@ def _entries(root: Path, now: float | None) -> list[Entry]:
     return found
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a file of JSON lines; none where it is not there.  A last line that was cut off by a kill is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON lines atomically."""
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
 def _visible(folder: Path, pattern: str) -> list[Path]:
     """Files without the temporary ones of a process that is writing or was killed."""
     return sorted(p for p in folder.glob(pattern) if not p.name.startswith("."))
@@ -290,7 +306,8 @@ class RunFolder:
     """The paths of a run folder, and its records.
 
     ``sets/<set key>.safetensors``, ``records/<key>.json``, ``checkpoints/<set key>/``, ``traces/<set key>.jsonl``,
-    ``snapshots/<set key>/``, ``locks/``.  Folders are made when first written to.
+    ``snapshots/<set key>/``, ``pictures/<set key>/``, ``curves/<set key>/<key>.jsonl``, ``tensorboard/<key>/``, ``locks/``.
+    Folders are made when first written to.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -313,6 +330,23 @@ class RunFolder:
 
     def snapshot_path(self, set_key: str, iteration: int) -> Path:
         return self.path / "snapshots" / set_key / f"{iteration:07d}.safetensors"
+
+    def snapshots(self, set_key: str) -> list[tuple[int, Path]]:
+        """(iterations done, file) of the snapshots of a distillation, in their order."""
+        found = _visible(self.path / "snapshots" / set_key, "*.safetensors")
+        return sorted((int(p.stem), p) for p in found if p.stem.isdigit())
+
+    def picture_path(self, set_key: str, name: str) -> Path:
+        """Contact sheet of a set under way or finished."""
+        return self.path / "pictures" / set_key / f"{name}.png"
+
+    def curve_path(self, set_key: str, key: str) -> Path:
+        """Accuracy over time of a distillation, as the cell of the record ``key`` scores it."""
+        return self.path / "curves" / set_key / f"{key}.jsonl"
+
+    def tensorboard_path(self, key: str) -> Path:
+        """Folder of the event files of a set key (its trace) or a record key (its accuracy over time)."""
+        return self.path / "tensorboard" / key
 
     def lock(self, key: str, wait_s: float | None = None) -> Lock:
         """Lock of one set or record key."""
@@ -374,6 +408,10 @@ class RunFolder:
 # ------------------------------------------------------------------------------------------------ the cache
 
 
+WATCHED = ("snapshots", "pictures", "curves", "tensorboard")
+"""Kinds of a run folder that only show how a distillation went: no set and no record needs them."""
+
+
 def cache_root() -> Path:
     """Folder of everything that can be made again: ``DDBENCH_CACHE``, else ``~/.cache/ddbench``.  One sub-folder a kind."""
     named = os.environ.get("DDBENCH_CACHE")
@@ -412,6 +450,7 @@ def prune(
     older_than_s: float | None = None,
     *,
     root: Path | None = None,
+    kinds: Collection[str] | None = None,
     spare_s: float = 0.0,
     dry_run: bool = False,
     now: float | None = None,
@@ -421,10 +460,13 @@ def prune(
     Args:
         quota: bytes that may stay.
         older_than_s: remove whatever was not used for so long.
+        root: another folder than the cache; of a run folder name ``kinds``, such as :data:`WATCHED`.
+        kinds: look at these only; None: at all.
         spare_s: never remove what was used within so many seconds (another process may need it now).
         dry_run: only say what would go.
     """
-    everything = sorted(entries(root, now), key=lambda e: -e.age_s)
+    mine = (e for e in entries(root, now) if kinds is None or e.kind in kinds)
+    everything = sorted(mine, key=lambda e: -e.age_s)
     left = sum(e.size_bytes for e in everything)
     gone = []
     for entry in everything:

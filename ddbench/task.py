@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import math
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ddbench import codecs, sets, store
+from ddbench import codecs, curves, pictures, registry, sets, store
 from ddbench.budget import Meter
 from ddbench.compute import arithmetic, keep_freed_memory
 from ddbench.contract import (
@@ -30,10 +33,17 @@ from ddbench.contract import (
     TeacherRecipe,
     Trained,
 )
+from ddbench.curves import KEYS
+from ddbench.curves import read_trace as read_trace
 from ddbench.seeding import Generators
 
 CHECKPOINT_EVERY_S = 30.0
-_TRACE_ROWS = 1000
+_TRACE_ROWS = 2000
+"""Rows that the trace of one loop has at most, but for its last."""
+_FLUSH_ROWS = 1000
+"""Rows that wait at most: one transfer reads them all."""
+_TELL_EVERY_S = 2.0
+"""How often the progress bar reads a value from the device."""
 _log = logging.getLogger("ddbench")
 
 
@@ -42,6 +52,16 @@ _log = logging.getLogger("ddbench")
 
 class BudgetUsedUp(Exception):
     """The time budget ended inside work that cannot be cut short and kept: it is left for the next run."""
+
+
+class DivergedError(ValueError):
+    """A traced value or the state of a loop is no longer finite; the message says where, and what is kept."""
+
+
+def say(text: str, quiet: bool) -> None:
+    """A line on the screen, above the progress bars, unless ``quiet``."""
+    if not quiet:
+        tqdm.write(text, file=sys.stderr)
 
 
 class TimeBudget:
@@ -140,6 +160,57 @@ def _restore(thing: Any, saved: Any, where: str, device: torch.device) -> None:
         thing.update({k: v.to(device) if isinstance(v, Tensor) else v for k, v in saved.items()})
 
 
+def _floats(value: Any, where: str) -> Iterator[tuple[str, Tensor]]:
+    """The floating-point tensors of nested state, with their places."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point() or value.is_complex():
+            yield where, value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _floats(inner, f"{where}[{name!r}]")
+    elif isinstance(value, (list, tuple)):
+        for i, inner in enumerate(value):
+            yield from _floats(inner, f"{where}[{i}]")
+
+
+def _all(test: Callable[[Tensor], Tensor], tensors: Sequence[Tensor]) -> list[bool]:
+    """Whether ``test`` holds for every element of each tensor; one read a device."""
+    answers: list[bool] = [True] * len(tensors)
+    for device in {t.device for t in tensors}:
+        here = [i for i, t in enumerate(tensors) if t.device == device]
+        found = torch.stack([test(tensors[i]).all() for i in here]).tolist()
+        for i, answer in zip(here, found, strict=True):
+            answers[i] = answer
+    return answers
+
+
+# ------------------------------------------------------------------------------------------------ traces
+
+
+@dataclass
+class _Row:
+    loop: int
+    iteration: int
+    s: float
+    values: dict[str, Any]
+
+    def plain(self) -> dict[str, Any]:
+        return {"loop": self.loop, "iteration": self.iteration, "s": round(self.s, 6), **self.values}
+
+
+def _read(rows: Sequence[_Row]) -> None:
+    """Put numbers in the place of tensors: one transfer for all of a device and type."""
+    waiting: dict[tuple[torch.device, torch.dtype], list[tuple[dict[str, Any], str, Tensor]]] = {}
+    for row in rows:
+        for name, value in row.values.items():
+            if isinstance(value, Tensor):
+                waiting.setdefault((value.device, value.dtype), []).append((row.values, name, value))
+    for places in waiting.values():
+        numbers = torch.stack([value.reshape(()) for *_, value in places]).tolist()
+        for (values, name, _), number in zip(places, numbers, strict=True):
+            values[name] = float(number)
+
+
 @dataclass
 class _Progress:
     """How far a distillation came, over all its loops."""
@@ -156,7 +227,8 @@ class RunTask:
     """The :class:`ddbench.contract.Task` of a real run.
 
     ``run`` and ``key`` say where checkpoints, traces and snapshots go; without them nothing is kept.  ``seed`` gives every
-    generator; equal seeds give equal streams to all methods.
+    generator; equal seeds give equal streams to all methods.  What is written to show a set under way takes no part in its
+    seconds.
     """
 
     train: ImageData
@@ -170,7 +242,13 @@ class RunTask:
     checkpoint_every_s: float = CHECKPOINT_EVERY_S
     quiet: bool = True
     name: str = "distil"
-    """Stands before the progress bar."""
+    """Stands before the progress bar and in messages."""
+    card: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the card of the set and of its snapshots: method, recipe, settings, notes."""
+    snapshot_every: int = 0
+    """Iterations between snapshots of loops that can show their set; 0: none."""
+    tensorboard: bool = False
+    """Whether traces and contact sheets also go into TensorBoard event files."""
     partial: bool = field(default=False, init=False)
     """Whether the time budget cut a loop short."""
 
@@ -184,12 +262,23 @@ class RunTask:
         self._loops = 0
         self._inside = False
         self._iteration = 0
+        self._total = 0
         self._spent_before = 0.0
         self._started = time.perf_counter()
-        self._teacher_s = self._teacher_wall = 0.0
+        self._teacher_s = self._teacher_wall = self._show_wall = 0.0
         self._paid: set[str] = set()
-        self._rows: list[dict[str, Any]] = []
+        self._method: Any = None
+        self._bases: list[int] = []  # iterations of the loops before each loop
+        self._resumed: dict[int, int] = {}  # iterations of each loop that its checkpoint had
+        self._good: tuple[Path, int] | None = None
+        self._can_show = False
+        self._shows_since: float | None = None
+        self._rows: list[_Row] = []
+        self._latest: _Row | None = None
+        self._latest_kept = True
+        self._kept_row = -1  # which part of the loop had its row
         self._trace_begun = False
+        self._events: curves.Events | None = None
         self._bar: Any = None
         self._notes: dict[str, str] = {}
 
@@ -268,16 +357,26 @@ class RunTask:
             )
         for i, thing in enumerate(state):
             _state_of(thing, f"state[{i}] of task.loop")  # say so now, not after half a minute
-        return self._loop(total, state)
+        return self._loop(total, state, show)
 
-    def _loop(self, total: int, state: Sequence[Any]) -> Iterator[int]:
+    def _loop(
+        self, total: int, state: Sequence[Any], show: Callable[[], DistilledSet] | None
+    ) -> Iterator[int]:
         number, self._loops = self._loops, self._loops + 1
+        base = self._progress.total
+        self._bases.append(base)
         self._progress.total += total
+        self._can_show |= show is not None
         if self.partial:  # an earlier loop was cut short: a checkpoint of this one would hide where to go on
             return
+        self._kept_row, self._latest = -1, None
         done = self._load(number, total, state)
         self._progress.iterations += done
-        began = saved = time.perf_counter()
+        self._total, self._iteration = total, max(0, done - 1)
+        unbounded = self._unbounded(state)
+        every = self.snapshot_every if show is not None and self.run is not None else 0
+        began = self._spent_s()
+        saved = told = time.perf_counter()
         description = self.name if number == 0 else f"{self.name} ({number + 1})"
         self._inside = True
         try:
@@ -299,20 +398,43 @@ class RunTask:
                     done = it + 1
                     self._progress.iterations += 1
                     self._progress.fresh += 1
+                    if every and show is not None and (base + done) % every == 0:
+                        with self._showing():
+                            self._check(state, done, unbounded)
+                            self._keep(show(), base + done, f"{base + done:06d}")
+                    now = time.perf_counter()
+                    if done < total and now - saved >= self.checkpoint_every_s:
+                        self._save(number, total, done, state, unbounded)
+                        saved = now = time.perf_counter()
+                    elif len(self._rows) >= _FLUSH_ROWS:
+                        self._flush()
+                    if now - told >= _TELL_EVERY_S and not self._bar.disable:
+                        self._tell()
+                        told = now
                     self._bar.update()
-                    if time.perf_counter() - saved >= self.checkpoint_every_s:
-                        self._save(number, total, done, state)
-                        saved = time.perf_counter()
+                self._synchronise()  # else what waits in the queue would look fast
         finally:
             self._inside = False
-            self._progress.seconds += time.perf_counter() - began
-        self._save(number, total, done, state)
+            self._progress.seconds += self._spent_s() - began
+        if done == total and self._latest is not None and not self._latest_kept:
+            self._rows.append(self._latest)
+        self._save(number, total, done, state, unbounded)
+        self._latest = None
+
+    def _spent_s(self) -> float:
+        """Seconds of construction so far: without teachers, which are counted apart, and without what showing took."""
+        now = time.perf_counter() if self._shows_since is None else self._shows_since
+        return self._spent_before + now - self._started - self._teacher_wall - self._show_wall
+
+    def _synchronise(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def _path(self, number: int) -> Path | None:
         return None if self.run is None else self.run.checkpoint_path(self.key) / f"loop-{number}.safetensors"
 
-    def _save(self, number: int, total: int, done: int, state: Sequence[Any]) -> None:
-        self._flush()
+    def _save(self, number: int, total: int, done: int, state: Sequence[Any], unbounded: set[str]) -> None:
+        self._check(state, done, unbounded)
         path = self._path(number)
         if path is None:
             return
@@ -323,9 +445,12 @@ class RunTask:
                 "done": done,
                 "state": [_state_of(thing, f"state[{i}] of task.loop") for i, thing in enumerate(state)],
                 "generators": self._generators.state_dict(),
-                "spent_s": self._spent_before + time.perf_counter() - self._started - self._teacher_wall,
+                "spent_s": self._spent_s(),
+                "kept_row": self._kept_row,
+                "notes": self._notes,
             },
         )
+        self._good = path, self._bases[number] + done
 
     def _load(self, number: int, total: int, state: Sequence[Any]) -> int:
         """Iterations done, after everything was put back; 0 where there is no checkpoint."""
@@ -347,56 +472,210 @@ class RunTask:
             ) from error
         self._generators.load_state_dict(saved["generators"])
         self._spent_before = max(self._spent_before, float(saved["spent_s"]))
-        return int(saved["done"])
+        done = int(saved["done"])
+        self._kept_row = int(saved.get("kept_row", -1))
+        self._notes = {**saved.get("notes", {}), **self._notes}
+        self._resumed[number] = done
+        self._good = path, self._bases[number] + done
+        return done
+
+    # -------------------------------------------------------------------------------------------- divergence
+
+    def _unbounded(self, state: Sequence[Any]) -> set[str]:
+        """Places of a state that begin with an infinity (the best loss so far, say): there it means nothing bad."""
+        found = list(self._state_floats(state))
+        finite = _all(torch.isfinite, [t for _, t in found])
+        return {where for (where, _), good in zip(found, finite, strict=True) if not good}
+
+    def _state_floats(self, state: Sequence[Any]) -> Iterator[tuple[str, Tensor]]:
+        for i, thing in enumerate(state):
+            yield from _floats(_state_of(thing, f"state[{i}]"), f"state[{i}]")
+
+    def _check(self, state: Sequence[Any], done: int, unbounded: set[str]) -> None:
+        """Write waiting trace rows and look at the state, before it is kept.
+
+        Raises:
+            DivergedError: a value, or a tensor of the state, is not finite.
+        """
+        self._flush()
+        found = list(self._state_floats(state))
+        finite = _all(torch.isfinite, [t for _, t in found])
+        for (where, t), good in zip(found, finite, strict=True):
+            if good or (where in unbounded and not bool(torch.isnan(t).any())):
+                continue
+            bad = t[~torch.isfinite(t)]
+            raise self._diverged(
+                f"{where} of task.loop has {bad.numel()} of {t.numel()} values that are not finite (the first is "
+                f"{bad.reshape(-1)[0].item()}) after {done} of {self._total} iterations"
+            )
+
+    def _check_values(self, rows: Sequence[_Row]) -> None:
+        for row in rows:
+            for name, value in row.values.items():
+                if not math.isfinite(value):
+                    loop = f" of loop {row.loop + 1}" if row.loop else ""
+                    raise self._diverged(
+                        f"{name} is {value} at iteration {row.iteration} of {self._total}{loop}"
+                    )
+
+    def _diverged(self, what: str) -> DivergedError:
+        rates = []
+        if is_dataclass(self._method):
+            settings = registry.settings_of(self._method)
+            rates = [f"{k}={v}" for k, v in settings.items() if "lr" in re.split(r"[._]", k)]
+        lower = "lower its learning rate" + (f" ({', '.join(rates)})" if rates else "")
+        if self.run is None:
+            kept = "without a run folder nothing was kept"
+        else:
+            kept = "it had no checkpoint yet"
+            if self._good is not None:
+                kept = f"its last good checkpoint, after {self._good[1]} iterations, is {self._good[0]}"
+            if shots := self.run.snapshots(self.key):
+                kept += f"; its last snapshot is {shots[-1][1]}"
+        return DivergedError(f"{self.name} diverged: {what}; {lower}; {kept}")
 
     # -------------------------------------------------------------------------------------------- traces
 
     def log(self, **values: float | Tensor) -> None:
+        for name, value in values.items():
+            if name in KEYS:
+                raise ValueError(
+                    f"task.log({name}=...) takes a name that every row has; expected another one"
+                )
+            if isinstance(value, Tensor) and value.numel() != 1:
+                raise ValueError(
+                    f"task.log({name}=...) got a tensor of shape {tuple(value.shape)}; expected one number, such as "
+                    f"its mean"
+                )
         # A tensor is kept as it is: reading it now would make the host wait for the device in every iteration.
-        row = {k: v.detach().clone() if isinstance(v, Tensor) else v for k, v in values.items()}
-        self._rows.append({"loop": max(0, self._loops - 1), "iteration": self._iteration, **row})
-        if len(self._rows) >= _TRACE_ROWS:
+        kept = {k: v.detach().clone() if isinstance(v, Tensor) else float(v) for k, v in values.items()}
+        loop, last = max(0, self._loops - 1), self._latest
+        if last is not None and self._inside and (last.loop, last.iteration) == (loop, self._iteration):
+            last.values.update(kept)
+            return
+        self._latest = _Row(loop, self._iteration, self._spent_s(), kept)
+        part = self._iteration * _TRACE_ROWS // max(1, self._total) if self._inside else -1
+        self._latest_kept = part < 0 or part != self._kept_row
+        if self._latest_kept:
+            self._rows.append(self._latest)
+            self._kept_row = part
+        if not self._inside and len(self._rows) >= _FLUSH_ROWS:
             self._flush()
 
     def note(self, key: str, text: str) -> None:
         if self._notes.get(key) != text:
             self._notes[key] = text
-            _log.warning("%s: %s", self.name, text)
+            _log.info("%s: %s", self.name, text)
+            say(f"{self.name}: {text}", self.quiet)
 
     def _flush(self) -> None:
-        """Write buffered trace rows.
+        """Write waiting trace rows, up to one that is not finite.
 
         Raises:
-            ValueError: a value is NaN.
+            DivergedError: a value is NaN or infinite; the latest row counts even where the trace leaves it out.
         """
-        if not self._rows:
-            return
-        rows = [
-            {k: v if k in ("loop", "iteration") else float(v) for k, v in row.items()} for row in self._rows
-        ]
-        self._rows.clear()
-        if self.run is not None:
+        rows, self._rows = self._rows, []
+        look = rows if self._latest is None or (rows and rows[-1] is self._latest) else [*rows, self._latest]
+        _read(look)
+        bad = next(
+            (i for i, row in enumerate(rows) if not all(map(math.isfinite, row.values.values()))), None
+        )
+        good = rows[:bad]
+        if self.run is not None and good:
             path = self.run.trace_path(self.key)
-            if not self._trace_begun:  # drop what a killed process did after the checkpoint
-                first = (rows[0]["loop"], rows[0]["iteration"])
-                kept = [r for r in read_trace(path) if (r["loop"], r["iteration"]) < first]
-                store.write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
-                self._trace_begun = True
+            if not self._trace_begun:
+                self._begin_trace(path, good)
             with path.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows)
-        for row in rows:
-            bad = [k for k, v in row.items() if v != v]
-            if bad:
-                raise ValueError(
-                    f"{bad[0]} is NaN at iteration {row['iteration']}; the distillation diverged: lower its learning rate"
-                )
-        if self._bar is not None:
-            shown = {k: f"{v:.4g}" for k, v in rows[-1].items() if k not in ("loop", "iteration")}
-            self._bar.set_postfix(shown, refresh=False)
+                file.writelines(json.dumps(row.plain()) + "\n" for row in good)
+            if self.tensorboard:
+                with self._showing():
+                    events = self._board()
+                    for row in good:
+                        at = (self._bases[row.loop] if self._bases else 0) + row.iteration
+                        for name, value in row.values.items():
+                            events.number(name, value, at)
+                    events.flush()
+        self._check_values(look)
+        if look and self._bar is not None:
+            self._postfix(look[-1])
+
+    def _begin_trace(self, path: Path, rows: Sequence[_Row]) -> None:
+        """Leave what stands before the checkpoint in an old trace: the rest is done, and logged, again."""
+        again = {(row.loop, row.iteration, frozenset(row.values)) for row in rows}
+        kept = [
+            row
+            for row in read_trace(path)
+            if row["iteration"] < self._resumed.get(row["loop"], 0)
+            and (row["loop"], row["iteration"], frozenset(row) - set(KEYS)) not in again
+        ]
+        store.write_rows(path, kept)
+        self._trace_begun = True
+
+    def _tell(self) -> None:
+        """The latest values, on the progress bar."""
+        if self._latest is not None:
+            _read([self._latest])
+            self._check_values([self._latest])
+            self._postfix(self._latest)
+
+    def _postfix(self, row: _Row) -> None:
+        self._bar.set_postfix({k: f"{v:.4g}" for k, v in row.values.items()}, refresh=False)
+
+    # -------------------------------------------------------------------------------------------- showing
+
+    @contextlib.contextmanager
+    def _showing(self) -> Iterator[None]:
+        """What happens in here is not construction, and does not count as such."""
+        if self._shows_since is not None:
+            yield
+            return
+        self._synchronise()
+        self._shows_since = started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._shows_since = None
+            self._show_wall += time.perf_counter() - started
+
+    def _board(self) -> curves.Events:
+        if self._events is None:
+            if self.run is None:
+                raise ValueError("tensorboard needs a run folder; expected run=")
+            first = max((self._bases[loop] + done for loop, done in self._resumed.items()), default=0)
+            self._events = curves.Events(self.run.tensorboard_path(self.key), first)
+        return self._events
+
+    def _keep(self, distilled: DistilledSet, iteration: int, picture: str) -> None:
+        """Write a set under way, after ``iteration`` iterations, with its contact sheets."""
+        if self.run is None:
+            return
+        cost = Cost(wall_s=self._spent_s(), device=str(self.device), iterations=iteration)
+        codecs.check(distilled, self.train)
+        sets.write(
+            self.run.snapshot_path(self.key, iteration), distilled.changed(card={**self.card, "cost": cost})
+        )
+        self._draw(distilled, iteration, picture)
+
+    def _draw(self, distilled: DistilledSet, iteration: int, name: str) -> None:
+        """Contact sheets of a set, stored and, for mosaics, decoded."""
+        if self.run is None or distilled.kind != "image" or self.train.shape[0] not in (1, 3):
+            return
+        for suffix, decoded in (("", False), ("-decoded", True)):
+            if decoded and distilled.codec.name != "grid":
+                continue
+            path = self.run.picture_path(self.key, name + suffix)
+            try:
+                pictures.distilled_sheet(distilled, self.train, path, decoded=decoded)
+            except ValueError as error:  # a set without images: no reason to end its distillation
+                _log.info("%s: no picture after %s iterations: %s", self.name, iteration, error)
+                return
+            if self.tensorboard:
+                self._board().picture(f"set{suffix}", path, iteration)
 
     def snapshot(self, distilled: DistilledSet) -> None:
-        if self.run is not None:
-            sets.write(self.run.snapshot_path(self.key, self._iteration), distilled)
+        with self._showing():
+            done = (self._bases[-1] if self._bases else 0) + self._iteration + 1
+            self._keep(distilled, done, f"{done:06d}")
 
     def view(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         return images, labels
@@ -471,10 +750,20 @@ class RunTask:
             ValueError: parts of the set do not fit each other or the data; values that are not finite.
         """
         self._started = time.perf_counter()
+        self._method = made
         keep_freed_memory()
-        with Meter(self.device) as meter, arithmetic():
-            distilled = made.distill(self)
-        self._flush()
+        try:
+            with Meter(self.device) as meter, arithmetic():
+                distilled = made.distill(self)
+            self._flush()
+            return self._finished(distilled, made, meter)
+        finally:
+            if self._events is not None:
+                self._events.close()
+                self._events = None
+
+    def _finished(self, distilled: Any, made: Any, meter: Meter) -> DistilledSet:
+        """The set of a method, checked, with its card."""
         if not isinstance(distilled, DistilledSet):
             raise TypeError(
                 f"distill of {type(made).__name__} returned a {type(distilled).__name__}; "
@@ -483,7 +772,7 @@ class RunTask:
         codecs.check(distilled, self.train)
         progress = self._progress
         cost = Cost(
-            wall_s=self._spent_before + max(0.0, meter.wall_s - self._teacher_wall),
+            wall_s=self._spent_before + max(0.0, meter.wall_s - self._teacher_wall - self._show_wall),
             peak_mib=meter.peak_mib,
             device=str(self.device),
             iterations=progress.iterations,
@@ -492,14 +781,22 @@ class RunTask:
             else 0.0,
             teacher_s=self._teacher_s,
         )
-        notes = {**distilled.card.notes, **self._notes}
+        notes = {**self.card.get("notes", {}), **distilled.card.notes, **self._notes}
         if self._paid:
             notes["teachers"] = sorted(self._paid)  # which networks decided: fingerprints of the cache
         if self.partial:
             notes["partial"] = (
                 f"{progress.iterations} of {progress.total} iterations when the time budget was used up"
             )
-        return distilled.changed(card={"cost": cost, "partial": self.partial, "notes": notes})
+        finished: DistilledSet = distilled.changed(
+            card={**self.card, "cost": cost, "partial": self.partial, "notes": notes}
+        )
+        if self.run is not None and (self.snapshot_every or self.tensorboard):
+            whole = self.snapshot_every and self._can_show and not self.partial
+            if whole:  # the last of the snapshots
+                sets.write(self.run.snapshot_path(self.key, progress.iterations), finished)
+            self._draw(finished, progress.iterations, "finished")
+        return finished
 
     def remove_checkpoints(self) -> None:
         """To be called when the finished set is stored."""
@@ -509,17 +806,3 @@ class RunTask:
                 for path in folder.iterdir():
                     path.unlink(missing_ok=True)
                 folder.rmdir()
-
-
-def read_trace(path: Path) -> list[dict[str, Any]]:
-    """Rows of a trace (JSON lines): ``loop``, ``iteration`` and the values that the method logged.
-
-    A last line that was cut off by a kill is left out.
-    """
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows

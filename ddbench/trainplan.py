@@ -93,13 +93,14 @@ class TrainPlan:
     """``none`` | ``dsa`` (classic one-of lottery; flip left out where the data set forbids it) | ``dsa-flip`` (FYI's: a flip
     always, then one of the rest) | ``dc`` (before DSA) | ``diffaug:NAMES`` (IDC's and NCFM's form, per-image parameters)."""
     mix: str = "none"
-    """``none`` | ``cutmix``: after the augmentation, with ``mix_probability`` a batch, the labels mixed alike."""
+    """``none`` | ``cutmix``: after the augmentation, with ``mix_probability`` a batch, labels mixed alike; loss ``ce`` only."""
     mix_probability: float = 0.5
     """Probability that a batch is mixed."""
     mix_alpha: float = 1.0
     """Parameter of the Beta(alpha, alpha) law of the share that is kept."""
     test_every: int = 0
-    """Epochs between tests whose best value is a score of its own (``best-epoch``); 0: tested after the last epoch only."""
+    """Epochs between tests, the last epoch tested too; their best value is a score of its own (``best-epoch``, chosen on
+    the test set). 0: tested after the last epoch only."""
     views: ViewPlan | None = None
     """View plan that makes the batches instead of shuffling, for teacher-labelled protocols."""
     loss: str = "ce"
@@ -134,9 +135,15 @@ class TrainPlan:
         for field, count in (("epochs", self.epochs), ("batch", self.batch), ("repeats", self.repeats)):
             if count < 1:
                 raise ValueError(f"TrainPlan.{field} is {count}; expected at least 1")
-
         if self.test_every < 0:
             raise ValueError(f"TrainPlan.test_every is {self.test_every}; expected 0 or a number of epochs")
+        if self.mix != "none" and (self.loss != "ce" or self.views is not None):
+            given = f"loss {self.loss!r}" if self.loss != "ce" else "a view plan, which has a mix of its own"
+            raise ValueError(f"TrainPlan.mix is {self.mix!r} with {given}; expected loss 'ce' without views")
+        if self.mix != "none" and not 0 < self.mix_probability <= 1:
+            raise ValueError(
+                f"TrainPlan.mix_probability is {self.mix_probability}; expected above 0, at most 1"
+            )
         check_augment(self.augment)
 
     def lr_at(self, epoch: int) -> float:
@@ -148,6 +155,10 @@ class TrainPlan:
 
             return self.lr * 0.5 * (1 + cos(pi * epoch / (self.epochs * self.eta)))
         return self.lr
+
+    def tested_after(self, epoch: int) -> bool:
+        """Whether there is a test after this epoch (0-based) besides the one at the end."""
+        return self.test_every > 0 and (epoch + 1) % self.test_every == 0 and epoch + 1 < self.epochs
 
     def changed(self, **fields: Any) -> TrainPlan:
         """A copy with some fields replaced."""

@@ -4,7 +4,7 @@ Source: Zhao and Bilen, "Dataset Condensation with Distribution Matching", WACV 
 (VICO-UoE/DatasetCondensation, main_DM.py).
 Departures: ``iterations`` counts updates, and the set after the last one is both kept and evaluated: with 20,000 that is
 the set which the authors' code evaluates (it then makes one more update that only its saved file has).  Classes smaller
-than ``batch_real`` make every class's batch as small as the smallest class.
+than ``batch_real`` make every class's batch as small as the smallest class, which is noted.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from ddbench.contract import DistilledSet, Task
-from ddbench.matching.features import RandomNetworks, Siamese, class_mean_distance, embedding_features, match
+from ddbench.matching.features import (
+    RandomNetworks,
+    Siamese,
+    class_mean_distance,
+    embedding_features,
+    fast_features,
+    match,
+)
 from ddbench.matching.sampling import RealBatches, class_labels, initial_images
 from ddbench.registry import method
 
@@ -46,17 +53,22 @@ class DM:
         images = initial_images(task, self.init).requires_grad_()
         labels = class_labels(task)
         optimiser = torch.optim.SGD([images], lr=self.image_lr, momentum=self.momentum)
-        real = RealBatches(train, self.batch_real, task.device)
+        real = RealBatches(train, self.batch_real, task.device, task.note)
         networks = RandomNetworks(self.network, train.shape, train.classes, task.device)
+        count = self.iterations * train.classes * (real.batch + task.ipc)
+        features = fast_features(embedding_features, networks, count)
         siamese = Siamese(self.augment, train)
-        for it in task.loop(self.iterations, state=[images, optimiser]):
+
+        def finished() -> DistilledSet:
+            return task.distilled(images=images.detach().flatten(0, 1), ids=labels.flatten())
+
+        for _ in task.loop(self.iterations, state=[images, optimiser], show=finished):
             net = networks.draw(task.rng("network"))
             optimiser.zero_grad()
-            loss = match(task, networks, net, images, labels, real, siamese, embedding_features, self.loss)
+            loss = match(task, networks, net, images, labels, real, siamese, features, self.loss)
             optimiser.step()
-            if it % 100 == 0:  # reading it makes the host wait
-                task.log(loss=float(loss) / train.classes)
-        return task.distilled(images=images.detach().flatten(0, 1), ids=labels.flatten())
+            task.log(loss=loss / train.classes)
+        return finished()
 
 
 _TABLE = "settings of the authors' code and paper, arXiv:2110.04181"

@@ -13,7 +13,7 @@ from ddbench.contract import DistilledSet, Task
 from ddbench.registry import method
 
 
-@method(family="upper bound", paper="arXiv:2006.05929", labels="hard")
+@method(family="upper bound", paper="arXiv:2006.05929", labels="hard", matches=False)
 @dataclass(frozen=True)
 class Full:
     def distill(self, task: Task) -> DistilledSet:

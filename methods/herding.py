@@ -17,7 +17,7 @@ from ddbench.registry import method
 from ddbench.train.teachers import class_features
 
 
-@method(family="coreset", paper="arXiv:2204.08499", labels="hard")
+@method(family="coreset", paper="arXiv:2204.08499", labels="hard", matches=False)
 @dataclass(frozen=True)
 class Herding:
     features: str = "pixels"

@@ -16,7 +16,7 @@ from ddbench.registry import method
 from ddbench.train.teachers import class_features
 
 
-@method(family="coreset", paper="arXiv:1708.00489", labels="hard")
+@method(family="coreset", paper="arXiv:1708.00489", labels="hard", matches=False)
 @dataclass(frozen=True)
 class KCenter:
     features: str = "pixels"

@@ -12,7 +12,7 @@ from ddbench.matching.selection import class_pools, random_choice
 from ddbench.registry import method
 
 
-@method(family="coreset", paper="arXiv:2006.05929", labels="hard")
+@method(family="coreset", paper="arXiv:2006.05929", labels="hard", matches=False)
 @dataclass(frozen=True)
 class Random:
     def distill(self, task: Task) -> DistilledSet:

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddbench.augment.dsa import DSA
+from ddbench.augment.mix import CutMix
+from ddbench.augment.named import augmentation
 from ddbench.contract import Items
 from ddbench.nets.build import build
 from ddbench.seeding import Generators
@@ -18,35 +20,58 @@ from ddbench.trainplan import TrainPlan
 
 
 def train(
-    items: Items, plan: TrainPlan, network: str, generators: Generators, dtype: torch.dtype = torch.float64
+    items: Items,
+    plan: TrainPlan,
+    network: str,
+    generators: Generators,
+    dtype: torch.dtype = torch.float64,
+    dataset: str = "",
 ) -> tuple[nn.Module, list[float]]:
-    """One student with hard labels on SGD, as eval_dc_protocol says: the network, and the loss of every step."""
+    """One student with hard labels, by SGD or AdamW at the rates of steps: the network, and the loss of every step."""
     inputs, labels = items.to_input(items.stored).to(dtype), items.ids
     assert labels is not None
     net = build(network, tuple(inputs.shape[1:]), items.classes, generators("weights")).to(dtype)
     net.train()
-    dsa = DSA.classic(flip=items.flip) if plan.augment == "dsa" else None
+    augment = augmentation(plan.augment, items.flip, network, dataset)
+    cutmix = CutMix(plan.mix_probability, plan.mix_alpha) if plan.mix == "cutmix" else None
+
+    def fresh(lr: float) -> torch.optim.Optimizer:
+        if plan.optimiser == "adamw":
+            return torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=plan.weight_decay)
+        return torch.optim.SGD(
+            net.parameters(), lr=lr, momentum=plan.momentum, weight_decay=plan.weight_decay
+        )
 
     lr = plan.lr
-    sgd = torch.optim.SGD(net.parameters(), lr=lr, momentum=plan.momentum, weight_decay=plan.weight_decay)
+    updates = fresh(lr)
     losses = []
     for epoch in range(plan.epochs):
         order = torch.randperm(len(items), generator=generators("order"))
         for start in range(0, len(items), plan.batch):
             rows = order[start : start + plan.batch]
             x, y = inputs[rows], labels[rows]
-            if dsa is not None:
-                x = dsa.apply(x, dsa.draw(len(x), x.shape[1:], generators("augment")))
-            sgd.zero_grad()
-            loss = F.cross_entropy(net(x), y)
+            if augment is not None:
+                x = augment.apply(x, augment.draw(len(x), x.shape[1:], generators("augment")))
+            drawn = cutmix.draw(len(x), x.shape[1:], generators("mix")) if cutmix is not None else None
+            if drawn is not None:
+                x1, y1, x2, y2 = drawn.box
+                pasted = x.clone()
+                pasted[:, :, y1:y2, x1:x2] = x[drawn.partners][:, :, y1:y2, x1:x2]
+                x = pasted
+            updates.zero_grad()
+            logits = net(x)
+            loss = F.cross_entropy(logits, y)
+            if drawn is not None:
+                loss = drawn.share * loss + (1 - drawn.share) * F.cross_entropy(logits, y[drawn.partners])
             loss.backward()
-            sgd.step()
+            updates.step()
             losses.append(loss.item())
         if epoch + 1 in plan.milestones:
             lr *= plan.gamma
-            sgd = torch.optim.SGD(
-                net.parameters(), lr=lr, momentum=plan.momentum, weight_decay=plan.weight_decay
-            )
+            if plan.reset_optimiser:
+                updates = fresh(lr)
+            for group in updates.param_groups:
+                group["lr"] = lr
     return net, losses
 
 

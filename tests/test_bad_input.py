@@ -244,7 +244,7 @@ class TestDamage:
             *settings,
         )
         assert ddbench(*arguments).status == 0
-        path = self.cut(str(fresh_cache), "*.safetensors")
+        path = self.cut(str(fresh_cache), "network.safetensors")
         said = ddbench(*arguments, "--force")
         assert said.status == 1 and f"{path} is damaged or truncated" in said.out and "remove it" in said.out
 

@@ -97,6 +97,30 @@ def test_only_last_epoch_scores_count():
     assert row([record(scores=scores)], method="random")["top1_pct_mean"] == pytest.approx(20)
 
 
+def test_best_epochs_have_columns_of_their_own_and_rank_nothing():
+    def both(method, last, best):
+        scores = [Score(value=v, network="ConvNet", seed=i) for i, v in enumerate(last)]
+        scores += [
+            Score(value=v, network="ConvNet", seed=i, chosen_by="best-epoch", chosen_on="test")
+            for i, v in enumerate(best)
+        ]
+        return record(method, scores=scores, protocol="ncfm")
+
+    records = [both("ncfm", (0.2, 0.4), (0.5, 0.9)), both("idc", (0.5, 0.5), (0.5, 0.5)), record("dm")]
+    r = row(records, method="ncfm")
+    assert (r["top1_pct_mean"], r["n"], r["rank"]) == (pytest.approx(30), 2, 2)
+    assert (r["best_epoch_pct_mean"], r["best_epoch_pct_std"]) == (pytest.approx(70), pytest.approx(20))
+    assert row(records, method="idc")["rank"] == 1
+    assert pd.isna(row(records, method="dm")["best_epoch_pct_mean"])
+    text = board.markdown(board.make(records)[0])
+    assert (
+        "Best epoch, chosen on the test set, as some papers report it (not ranked): idc (defaults) ipc 1 50.0 ± 0.0; "
+        "ncfm (defaults) ipc 1 70.0 ± 20.0.\n"
+    ) in text
+    assert text.count("Best epoch") == 1, "only where a protocol has them"
+    assert "70.0" not in board.plain(board.make(records)[0])
+
+
 def test_records_of_other_protocol_minor_versions_are_not_pooled():
     table = board.make([record(seed=0), record(seed=1, protocol_version="1.1.0")])[0].table
     assert sorted(table["protocol_version"]) == ["1.0", "1.1"]

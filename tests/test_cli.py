@@ -98,7 +98,7 @@ def commands(group: Any = cli.cli, path: tuple[str, ...] = ()) -> list[tuple[tup
 
 def test_the_commands_are_those_of_the_documents():
     assert {" ".join(path) for path, _ in commands()} == {
-        *("", "run", "distill", "evaluate", "board", "list", "show", "doctor", "new-method"),
+        *("", "run", "distill", "evaluate", "board", "trace", "list", "show", "doctor", "new-method"),
         *("data", "data list", "data prepare", "data show", "cache", "cache list", "cache prune"),
     }
 
@@ -124,7 +124,10 @@ class TestHelp:
         assert not [p.name for p in command.params if not getattr(p, "help", None)]
 
     def test_lists_of_commands_are_not_cut_off(self, ddbench, path, command):
-        assert "..." not in ddbench(*path, "--help").out.replace("SETS...", "").replace("[ARGS]...", "")
+        shown = ddbench(*path, "--help").out
+        for repeated in ("SETS...", "[NAMES]...", "[ARGS]..."):
+            shown = shown.replace(repeated, "")
+        assert "..." not in shown
 
 
 def test_a_wrong_command_or_option_gets_its_neighbour(ddbench):
@@ -369,6 +372,7 @@ class TestOneSet:
             "label_bytes": 20,
             "distil_s": 0,
             "settings": {},
+            "notes": {},
         }
         with Image.open("r.png") as picture:
             assert picture.size[1] > picture.size[0]  # ten rows of two images
@@ -455,6 +459,150 @@ class TestRunFolder:
 
 
 # ------------------------------------------------------------------------------------------------ everything else
+
+
+WATCHED = """\
+x = torch.randn(10, 1, 8, 8, generator=task.rng("x"))
+show = lambda: task.distilled(images=x, ids=torch.arange(10))
+task.note("shift", f"shifted by {self.shift}")
+for it in task.loop(8, [x], show=show):
+    x *= 0.9
+    task.log(loss=x.square().mean(), shift=self.shift)
+return show()
+"""
+
+
+class TestWatching:
+    @pytest.fixture
+    def watched(self, ddbench: Ddbench, tmp_path: Path) -> Callable[..., Said]:
+        path = plugin(tmp_path, "cli_watched", WATCHED)
+        more = ("--plugin", path, "--network", "MLP", "--repeats", 2, "--no-boards")
+        return lambda *a: ddbench("run", "--method", "cli_watched", *more, *a)
+
+    def test_a_run_with_snapshots_leaves_pictures_curves_and_a_plot(self, watched, ddbench):
+        said = watched("--seeds", 2, "--snapshot-every", 4, "--json")
+        assert said.status == 0 and said.json["plots"] == ["runs/curves/digits-ipc1.png"]
+        assert Path("runs/curves/digits-ipc1.csv").is_file()
+        for record in store.RunFolder("runs").records():
+            assert len(record.scores) == 2, "snapshots are in no score"
+            rows = store.read_rows(store.RunFolder("runs").curve_path(record.set_key, record.key))
+            assert [(r["iteration"], r["students"]) for r in rows] == [(4, 1), (8, 1)]
+            pictures = sorted(p.name for p in Path("runs/pictures", record.set_key).iterdir())
+            assert pictures == ["000004.png", "000008.png", "finished.png"]
+        assert "over time: runs/curves/digits-ipc1.png" in watched("--seeds", 2, "--snapshot-every", 4).out
+
+    def test_without_the_flag_there_is_a_trace_and_nothing_else(self, watched):
+        assert watched("--seeds", 1).status == 0
+        kinds = {p.name for p in Path("runs").iterdir()}
+        assert "traces" in kinds and not kinds & {"snapshots", "pictures", "curves", "tensorboard"}
+
+    def test_trace_prints_plots_and_writes_the_numbers(self, watched, ddbench):
+        watched("--seeds", 2, "--snapshot-every", 4)
+        said = ddbench("trace")
+        assert said.status == 0 and said.err == "" and said.out.endswith("trace.png\ntrace.csv\n")
+        head, first, second, *_ = said.out.splitlines()
+        assert head.split() == ["run", "iterations", "seconds", "trace", "top-1", "%"]
+        assert first.startswith("cli_watched digits ipc 1 seed 0  8 ") and "(quick MLP)" in first
+        lines = Path("trace.csv").read_text().splitlines()
+        assert len(lines) == 1 + 2 * (8 * 2 + 2)
+        with Image.open("trace.png") as picture:
+            assert picture.size[0] > 1000
+        one = ddbench("trace", "cli_watched-digits-1-1", "--value", "shift", "--out", "b.png", "--json").json
+        assert [r["run"] for r in one["runs"]] == ["cli_watched digits ipc 1 seed 1"]
+        assert one["files"] == ["b.png", "b.csv"] and len(one["runs"][0]["accuracy"]) == 2
+        (path,) = Path("runs/sets").glob("*-1-0-*")
+        assert len(ddbench("trace", path, "--json").json["runs"]) == 1
+
+    def test_trace_says_what_there_is_where_nothing_fits(self, watched, ddbench):
+        said = ddbench("trace")
+        assert said.status == 2 and said.err.startswith(
+            "error: nothing was logged in runs; expected a run folder"
+        )
+        watched("--seeds", 1)
+        said = ddbench("trace", "cli_wached")
+        assert said.status == 2
+        assert said.err.startswith(
+            "error: nothing in runs is called 'cli_wached'; expected the beginning of a key"
+        )
+        said = ddbench("trace", "--value", "los")
+        assert said.status == 2 and said.err == "error: no value 'los' in these traces; known: loss, shift\n"
+        said = ddbench("trace", "--out", "t.pdf")
+        assert said.status == 2 and "the plot t.pdf has the suffix '.pdf'; expected .png" in said.err
+
+    def test_a_suite_may_ask_for_snapshots_and_the_flag_wins(self, ddbench, monkeypatch, tmp_path):
+        seen: list[Any] = []
+
+        def run(cells: Any, context: Any, **_: Any) -> executors.Summary:
+            seen.append((context.snapshot_every, context.snapshot_students))
+            return executors.Summary()
+
+        monkeypatch.setattr(executors, "run", run)
+        (tmp_path / "s.yaml").write_text(
+            "datasets: [digits]\nmethods: [random]\nipc: [1]\nprotocols: [quick]\n"
+            "snapshot_every: 50\nsnapshot_students: 2\n"
+        )
+        ddbench("run", "--suite", "s.yaml")
+        ddbench("run", "--suite", "s.yaml", "--snapshot-every", 0, "--snapshot-students", 3)
+        ddbench("run", *RANDOM)
+        assert seen == [(50, 2), (0, 3), (0, 1)]
+        (tmp_path / "s.yaml").write_text(
+            "datasets: [digits]\nmethods: [random]\nipc: [1]\nprotocols: [quick]\nsnapshot_every: -1\n"
+        )
+        said = ddbench("run", "--suite", "s.yaml")
+        assert (
+            said.status == 2
+            and "line 5, field snapshot_every: given -1 (int); expected at least 0" in said.err
+        )
+
+    def test_a_note_is_said_once_and_stands_in_record_and_set(self, watched, ddbench):
+        said = watched("--seeds", 1, "--set", "shift=3")
+        assert said.err.count("shifted by 3") == 1
+        (record,) = store.RunFolder("runs").records()
+        assert record.notes == {"shift": "shifted by 3"}
+        assert "note (shift): shifted by 3\n" in ddbench("show", "runs", "--out", "x.png").out
+        watched("--seeds", 2, "--set", "shift=3")
+        assert "shifted by 3" in ddbench("show", "runs").out
+        assert "shifted" not in watched("--seeds", 3, "--set", "shift=3", "--quiet").err
+
+    def test_notes_of_worker_processes_reach_the_screen_once(self, watched):
+        said = watched("--seeds", 2, "--jobs", 2)
+        assert said.status == 0 and said.err.count("cli_watched digits ipc 1: shifted by 0\n") == 1
+
+    def test_a_note_on_the_recipe_is_said_before_cells_run_and_recorded(self, ddbench, monkeypatch):
+        made_for_another = registry.resolve_recipe
+
+        class Noted:
+            def __init__(self, recipe: Any) -> None:
+                self.name, self.settings, self.source = recipe.name, recipe.settings, recipe.source
+                self.note = "made for ipc 10"
+
+        monkeypatch.setattr(registry, "resolve_recipe", lambda *a: Noted(made_for_another(*a)))
+        said = ddbench("run", *RANDOM, "--seeds", 2, "--no-boards")
+        assert said.err.splitlines()[:2] == [
+            "2 cells; sets and records go to runs", "random digits ipc 1: made for ipc 10"
+        ]  # fmt: skip
+        assert said.err.count("made for ipc 10") == 1
+        assert [r.notes for r in store.RunFolder("runs").records()] == [{"recipe": "made for ipc 10"}] * 2
+        assert ddbench("distill", "--method", "random", "--json").json["notes"] == {
+            "recipe": "made for ipc 10"
+        }
+
+    def test_event_files_without_their_package_are_refused_before_anything_runs(self, ddbench, monkeypatch):
+        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+        said = ddbench("run", *RANDOM, "--seeds", 1, "--tensorboard")
+        assert said.status == 2 and not Path("runs").exists()
+        assert said.err.startswith("error: --tensorboard needs the package tensorboard, which is not here (")
+        assert said.err.endswith("; pip install 'ddbench[tensorboard]'\n")
+
+    def test_what_showed_a_run_can_be_pruned_and_sets_and_records_stay(self, watched, ddbench):
+        watched("--seeds", 1, "--snapshot-every", 4)
+        kinds = {e["kind"] for e in ddbench("cache", "list", "--runs", "runs", "--json").json["entries"]}
+        assert kinds >= {"sets", "records", "traces", "snapshots", "pictures", "curves"}
+        assert "quota" not in ddbench("cache", "list", "--runs", "runs").out
+        gone = ddbench("cache", "prune", "--runs", "runs", "--quota", "0", "--json").json
+        assert {e["kind"] for e in gone} == {"snapshots", "pictures", "curves"}
+        left = {e["kind"] for e in ddbench("cache", "list", "--runs", "runs", "--json").json["entries"]}
+        assert left == {"sets", "records", "traces"}
 
 
 class TestData:

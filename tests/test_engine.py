@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import replace
 
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor
 
 from ddbench import compute
+from ddbench.augment.mix import CutMix, mixed_images, mixed_targets
 from ddbench.contract import Items, Labeller, NetworkRef, RealData, Space
 from ddbench.nets.build import build, skeleton
 from ddbench.nets.stacked import Stacked
+from ddbench.protocols.rows import ROWS
 from ddbench.seeding import Generators
 from ddbench.train import engine, students
 from ddbench.train.engine import EngineOptions, choose_path, test_accuracy, train_students
@@ -120,6 +123,189 @@ class TestTwin:
             [(2, 3), (2, 3)],
         ]
         assert [g["weight_decay"] for g in groups] == [5e-4, 0.0]
+
+
+LATER = {
+    "fyi": dict(augment="dsa-flip"),
+    "diffaug": dict(augment="diffaug:color_crop_cutout_flip_scale_rotate"),
+    "idc": dict(
+        augment="diffaug:color_crop_flip_scale_rotate", mix="cutmix", gamma=0.2, reset_optimiser=False
+    ),
+    "ncfm": dict(
+        augment="diffaug:color_crop_flip_scale_rotate",
+        mix="cutmix",
+        optimiser="adamw",
+        lr=1e-2,
+        weight_decay=0.01,
+        gamma=0.5,
+        reset_optimiser=False,
+    ),
+}
+
+
+class TestLaterProtocols:
+    """FYI's flip, IDC's augmentation, CutMix, AdamW and rates that fall without a new optimiser."""
+
+    @pytest.mark.parametrize("name", LATER)
+    @pytest.mark.parametrize("path", ["plain", "stacked"])
+    def test_losses_are_the_twins_step_by_step(self, name, path):
+        items, plan = made(shape=(3, 8, 8), flip=True), PLAN.changed(**LATER[name])
+        got = train_students(items, plan, NET, crew(1, 2), replace(DOUBLE, path=path))
+        assert torch.allclose(got.losses, twin_losses(items, plan, NET, 1, 2), rtol=0, atol=1e-9)
+
+    def test_losses_are_the_twins_when_compiled_and_nothing_compiles_anew_for_batches_left_unmixed(self):
+        items, plan = made(n=21, shape=(3, 8, 8), flip=True), PLAN.changed(**LATER["ncfm"])
+        want = twin_losses(items, plan, NET, 1, 2)
+        for path in ("compiled", "stacked-compiled"):
+            got = train_students(items, plan, NET, crew(1, 2), replace(DOUBLE, path=path))
+            assert got.path == path and got.compile_s > 0
+            assert torch.allclose(got.losses, want, rtol=0, atol=1e-9)
+            before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+            again = train_students(items, plan, NET, crew(2, 1), replace(DOUBLE, path=path))
+            assert again.compile_s == 0
+            assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before
+            assert torch.allclose(again.losses, want.flip(0), rtol=0, atol=1e-9)
+
+    def test_a_program_compiled_for_ids_is_not_used_for_mixed_targets(self):
+        items, options = made(n=16), replace(DOUBLE, path="compiled")
+        plain_, mixed = PLAN.changed(epochs=3), PLAN.changed(epochs=3, mix="cutmix", mix_probability=1.0)
+        for plan in (plain_, mixed, plain_):
+            got = train_students(items, plan, NET, crew(1), options)
+            assert got.path == "compiled"
+            assert torch.allclose(got.losses, twin_losses(items, plan, NET, 1), rtol=0, atol=1e-10)
+
+    def test_every_step_of_a_mixed_plan_has_probabilities_and_no_ids(self):
+        plan = PLAN.changed(mix="cutmix")
+        steps = list(Feed(made(), plan, crew(1, 2), torch.device("cpu"), torch.float64))
+        assert {(s.ids is None, s.kind) for s in steps} == {(True, "probabilities")}
+        sharp = [bool(((s.soft == 0) | (s.soft == 1)).all()) for s in steps]
+        assert set(sharp) == {True, False}, "some batches are mixed, some are not"
+        assert all(torch.allclose(s.soft.sum(-1), torch.ones_like(s.soft[..., 0])) for s in steps)
+
+    def test_mixing_draws_its_own_numbers_after_the_augmentation(self):
+        items = made()
+        plans = [PLAN.changed(mix=mix, mix_probability=1.0) for mix in ("none", "cutmix")]
+        pure, mixed = (list(Feed(items, p, crew(1), torch.device("cpu"), torch.float64)) for p in plans)
+        source = Generators(1)("mix")
+        for a, b in zip(pure, mixed, strict=True):
+            drawn = CutMix(1.0).draw(a.inputs.shape[1], (1, 8, 8), source)
+            assert torch.equal(mixed_images(a.inputs[0], drawn), b.inputs[0])
+            want = mixed_targets(a.ids[0], None, 3, drawn, torch.float64)
+            assert torch.allclose(want, b.soft[0], rtol=0, atol=1e-15)
+
+    @pytest.mark.parametrize("kind", ["probabilities", "logits"])
+    def test_soft_labels_and_weights_are_mixed_too(self, kind):
+        source = torch.Generator().manual_seed(3)
+        soft = torch.randn(21, 3, generator=source, dtype=torch.float64)
+        p = torch.softmax(soft, 1)
+        weights = torch.rand(21, generator=source, dtype=torch.float64) + 0.5
+        items = made(ids=None, soft=p if kind == "probabilities" else soft, kind=kind, weights=weights)
+        plan = PLAN.changed(mix="cutmix", mix_probability=1.0, augment="none", epochs=1)
+        step = next(iter(Feed(items, plan, crew(4), torch.device("cpu"), torch.float64)))
+        rows = torch.randperm(21, generator=Generators(4)("order"))[:8]
+        drawn = CutMix(1.0).draw(8, (1, 8, 8), Generators(4)("mix"))
+        assert torch.allclose(step.soft[0], mixed_targets(None, p[rows], 3, drawn), rtol=0, atol=1e-12)
+        own, other = weights[rows], weights[rows][drawn.partners]
+        assert torch.allclose(step.weights[0], drawn.share * own + (1 - drawn.share) * other)
+        both = [
+            train_students(items, plan, NET, crew(4, 5), replace(DOUBLE, path=path)).losses
+            for path in ("plain", "stacked")
+        ]
+        assert torch.allclose(*both, rtol=0, atol=1e-10)
+
+    def test_how_far_batches_are_drawn_ahead_changes_nothing(self, monkeypatch):
+        plan = PLAN.changed(**LATER["ncfm"])
+        far = train_students(made(), plan, NET, crew(1, 2), DOUBLE).losses
+        monkeypatch.setitem(students._WINDOW_MIB, "cpu", 0)
+        assert torch.allclose(far, train_students(made(), plan, NET, crew(1, 2), DOUBLE).losses, atol=1e-12)
+
+    def test_dcs_own_augmentation_goes_by_data_set_and_network(self):
+        items, plan = made(), PLAN.changed(augment="dc")
+        for dataset, network in (("mnist", NET), ("mnist?width=8", NET), ("svhn", "ConvNetBN")):
+            got = train_students(items, plan, network, crew(1), DOUBLE, dataset=dataset).losses
+            twin = plain.train(items, plan, network, Generators(1), dataset=dataset.partition("?")[0])[1]
+            assert torch.allclose(got[0], torch.tensor(twin, dtype=torch.float64), rtol=0, atol=1e-9)
+        bare = train_students(items, plan, NET, crew(1), DOUBLE, dataset="svhn").losses
+        assert torch.allclose(bare, twin_losses(items, PLAN.changed(augment="none"), NET, 1), atol=1e-10)
+
+    def test_mixing_the_answers_of_a_labeller_is_refused(self):
+        items = made(
+            labeller=Labeller((NetworkRef(NET, "inline", "teacher."),), Space("input", (0.5,), (0.5,)))
+        )
+        with pytest.raises(ValueError, match=r"mix 'cutmix' mixes a set's own labels, .* use none"):
+            train_students(
+                items, PLAN.changed(mix="cutmix"), NET, crew(9), DOUBLE, answers=lambda *_: torch.zeros(1)
+            )
+
+    def test_plans_that_cannot_mix_are_named(self):
+        with pytest.raises(
+            ValueError, match=r"mix is 'cutmix' with loss 'kl'; expected loss 'ce' without views"
+        ):
+            TrainPlan(epochs=1, mix="cutmix", loss="kl")
+        with pytest.raises(
+            ValueError, match=r"with a view plan, which has a mix of its own; expected loss 'ce'"
+        ):
+            TrainPlan(epochs=1, mix="cutmix", views=ViewPlan(epochs=1, batch=4))
+        with pytest.raises(ValueError, match=r"mix_probability is 0.0; expected above 0, at most 1"):
+            TrainPlan(epochs=1, mix="cutmix", mix_probability=0.0)
+        with pytest.raises(ValueError, match=r"TrainPlan.mix is 'mixup'; expected one of none, cutmix"):
+            TrainPlan(epochs=1, mix="mixup")
+        with pytest.raises(ValueError, match=r"test_every is -1; expected 0 or a number of epochs"):
+            TrainPlan(epochs=1, test_every=-1)
+
+
+class TestOnTheWay:
+    """Tests every ``test_every`` epochs."""
+
+    @pytest.mark.parametrize("path", ["plain", "stacked"])
+    def test_students_are_tested_as_they_stand_after_so_many_epochs(self, path):
+        items, plan = made(), PLAN.changed(epochs=6, test_every=2, milestones=(4,))
+        options, seen = replace(DOUBLE, path=path), []
+
+        def tester(now):
+            seen.append(now)
+            return [float(len(seen) + k) for k in range(len(now.states))], 0.25
+
+        got = train_students(items, plan, NET, crew(1, 2), options, tester=tester)
+        assert [list(t) for t in got.tests] == [[2, 4], [2, 4]], "the end is the caller's to test"
+        short = [
+            train_students(items, plan.changed(epochs=e, test_every=0), NET, crew(1, 2), options)
+            for e in (2, 4)
+        ]
+        for k in range(2):
+            now = [s for s in seen for s in s.states][k::2] if path == "stacked" else [
+                s.states[0] for s in seen[2 * k : 2 * k + 2]
+            ]  # fmt: skip
+            for state, want in zip(now, short, strict=True):
+                assert all(torch.equal(state[n], want.states[k][n]) for n in state)
+        assert got.compile_s == pytest.approx(0.25 * len(seen))
+        plainly = train_students(items, plan.changed(test_every=0), NET, crew(1, 2), options)
+        assert torch.equal(got.losses, plainly.losses), "testing changes nothing"
+        assert plainly.tests == ()
+
+    def test_epochs_with_a_test_count_from_one_and_leave_out_the_last(self):
+        plan = TrainPlan(epochs=10, test_every=3)
+        assert [e for e in range(10) if plan.tested_after(e)] == [2, 5, 8]
+        assert [e for e in range(10) if plan.changed(test_every=5).tested_after(e)] == [4]
+        assert not any(plan.changed(test_every=0).tested_after(e) for e in range(10))
+
+    def test_a_real_test_of_compiled_students_leaves_their_training_alone(
+        self, gauss2: RealData, monkeypatch
+    ):
+        items, plan = made(n=16, classes=2), PLAN.changed(epochs=4, test_every=1, mix="cutmix")
+        monkeypatch.setattr(engine, "COMPILE_ABOVE_S", 0.0)
+        for path in ("compiled", "stacked-compiled"):
+            options = replace(DOUBLE, path=path)
+            tester = functools.partial(
+                engine.tested, test=gauss2.test, space=gauss2.train.space, options=options
+            )
+            got = train_students(items, plan, NET, crew(1, 2), options, tester=tester)
+            assert torch.allclose(got.losses, twin_losses(items, plan, NET, 1, 2), rtol=0, atol=1e-10)
+            assert [list(t) for t in got.tests] == [[1, 2, 3]] * 2
+            for e in (1, 3):
+                short = train_students(items, plan.changed(epochs=e), NET, crew(1, 2), options)
+                want = test_accuracy(short, gauss2.test, gauss2.train.space, options)
+                assert [t[e] for t in got.tests] == want
 
 
 class TestIndependence:
@@ -333,6 +519,10 @@ class TestChoice:
             ("ConvNet", (3, 32, 32), 100, 5, CLASSIC, "compiled"),
             ("ConvNet", (3, 32, 32), 100, 5, TrainPlan(epochs=2), "plain"),
             ("ResNet18", (3, 32, 32), 10, 5, CLASSIC, "compiled"),
+            ("ConvNet", (3, 32, 32), 400, 10, ROWS["ncfm"].plan, "compiled"),
+            ("ConvNet", (3, 32, 32), 40, 5, ROWS["idc"].plan, "compiled"),
+            ("ConvNetD2W32", (1, 8, 8), 40, 10, ROWS["ncfm"].plan, "stacked-compiled"),
+            ("ConvNetD2W32", (1, 8, 8), 40, 5, ROWS["idc"].plan, "stacked"),
         ],
     )
     def test_shapes_and_counts_choose_the_path(self, network, shape, items, students, plan, want):
@@ -451,21 +641,23 @@ class TestAccuracy:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("name", ["classic", *LATER])
 @pytest.mark.parametrize("path", ["plain", "stacked"])
-def test_cuda_gives_the_losses_of_the_cpu(path):
-    items = made()
-    want = train_students(items, PLAN, NET, crew(1, 2), replace(DOUBLE, path="plain")).losses
+def test_cuda_gives_the_losses_of_the_cpu(path, name):
+    items, plan = made(), PLAN.changed(**LATER.get(name, {}))
+    want = train_students(items, plan, NET, crew(1, 2), replace(DOUBLE, path="plain")).losses
     on_gpu = replace(items, stored=items.stored.cuda(), ids=items.ids.cuda())
-    got = train_students(on_gpu, PLAN, NET, crew(1, 2), EngineOptions("cuda", "float64", path)).losses
+    got = train_students(on_gpu, plan, NET, crew(1, 2), EngineOptions("cuda", "float64", path)).losses
     assert torch.allclose(got, want, rtol=0, atol=1e-8)
 
 
 @pytest.mark.gpu
-def test_cuda_makes_the_host_wait_for_nothing_inside_an_epoch():
-    items = made()
+@pytest.mark.parametrize("name", ["classic", *LATER])
+def test_cuda_makes_the_host_wait_for_nothing_inside_an_epoch(name):
+    items, plan = made(), PLAN.changed(**LATER.get(name, {}))
     on_gpu = replace(items, stored=items.stored.cuda(), ids=items.ids.cuda())
-    train_students(on_gpu, PLAN, NET, crew(1, 2), EngineOptions("cuda"))  # libraries set themselves up
-    feed = Feed(on_gpu, PLAN, crew(1, 2), torch.device("cuda"), torch.float32)
+    train_students(on_gpu, plan, NET, crew(1, 2), EngineOptions("cuda"))  # libraries set themselves up
+    feed = Feed(on_gpu, plan, crew(1, 2), torch.device("cuda"), torch.float32)
     torch.cuda.set_sync_debug_mode("error")
     try:
         assert sum(1 for _ in feed) == 15

@@ -19,6 +19,7 @@ TORCH_FREE = (
     "ddbench/doctor.py",
     "ddbench/plan.py",
     "ddbench/board.py",
+    "ddbench/curves.py",
     "ddbench/protocols/rows.py",
     "ddbench/nets/names.py",
     "ddbench/registry.py",

@@ -17,10 +17,14 @@ from ddbench.contract import DistilledSet, ImageData
 from ddbench.store import RunFolder
 from ddbench.task import RunTask
 
-NAMES = [n for n in registry.names("methods") if not registry.facts("methods", n).keywords.get("wrapper")]
+NAMES = [f.name for f in registry.listing("methods") if not f.keywords.get("wrapper")]
 SMALL: dict[str, dict[str, Any]] = {
     "dm": dict(network="ConvNetD1W4", iterations=4, batch_real=6),
     "datadam": dict(network="ConvNetD2W4BN", iterations=4, batch_real=6),
+    "dc": dict(network="ConvNetD1W4", iterations=4, outer=2, inner=1, batch_real=6),
+    "dsa": dict(network="ConvNetD1W4", iterations=4, outer=2, inner=1, batch_real=6),
+    "idc": dict(network="ConvNetD1W4", iterations=4, inner=2, batch_real=6, n_data=16),
+    "ncfm": dict(network="ConvNetD1W4", iterations=4, batch_real=6, pool=2, pool_epochs=1, frequencies=32),
 }
 """Settings that make a method quick here; methods that are not named run with their defaults."""
 ITERATIVE = [n for n in NAMES if n in SMALL]
@@ -162,8 +166,8 @@ class Fragile(RunTask):
 
     dies_at: int = 2
 
-    def loop(self, total: int, state: Any = ()) -> Any:
-        for it in super().loop(total, state):
+    def loop(self, total: int, state: Any = (), show: Any = None) -> Any:
+        for it in super().loop(total, state, show):
             if it == self.dies_at:
                 raise Killed
             yield it

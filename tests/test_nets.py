@@ -75,6 +75,7 @@ COUNTS = [
     ("ConvNetD4", TINY, 200, 857_160),
     ("ConvNetD5", SUBSET, 10, 615_690),
     ("ConvNetD6", SUBSET, 100, 794_340),
+    ("ResNetAP10", (3, 224, 224), 10, 4_910_922),
 ]
 
 
@@ -113,6 +114,7 @@ def test_plain_convnet_has_14_tensors_in_the_order_of_published_trajectories():
         ("ConvNetD2W32", DIGITS, 128),
         ("ConvNetNP", DIGITS, 8192),
         ("ConvNet", (3, 24, 40), 128 * 3 * 5),
+        ("ResNetAP10", TINY, 512),
     ],
 )
 def test_embedding_is_flat_and_is_what_the_classifier_reads(name, shape, width):
@@ -129,14 +131,14 @@ def test_embedding_is_flat_and_is_what_the_classifier_reads(name, shape, width):
 @pytest.mark.parametrize("name", names.names())
 def test_every_documented_network_is_canonical_and_trains_one_step(name):
     assert names.canonical(name) == name
-    shape = SUBSET if name == "ConvNetD6" else CIFAR
+    shape = {"ConvNetD6": SUBSET, "ResNetAP10": TINY}.get(name, CIFAR)
     net = build(name, shape, 10, seeded(0))
     F.cross_entropy(net(images(shape)), torch.tensor([1, 2])).backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
 
 
-def test_documented_networks_are_29():
-    assert len(names.names()) == len(set(names.names())) == 29
+def test_documented_networks_are_30():
+    assert len(names.names()) == len(set(names.names())) == 30
 
 
 def test_all_720_convnets_of_the_search_space_have_names_that_build():
@@ -215,6 +217,32 @@ def test_resnet18_with_instance_norm_still_sees_the_image_at_its_smallest_side()
         net = build(name, (1, side, side), 3, seeded(0))
         one, two = net(images((1, side, side), count=2))
         assert not torch.allclose(one, two), name
+
+
+def test_resnet_ap10_pools_where_its_source_does_and_has_12_convolutions():
+    net = skeleton("ResNetAP10", (3, 224, 224), 10)
+    assert sum(p.dim() == 4 for p in net.parameters()) == 12
+    assert all(m.stride == (1, 1) for m in net.modules() if isinstance(m, nn.Conv2d))
+    net, sides = build("ResNetAP10", TINY, 3, seeded(0)), []
+    for layer in (net.pool, *net.blocks):
+        layer.register_forward_hook(lambda _m, _i, out: sides.append(tuple(out.shape[1:])))
+    one, two = net(images(TINY))
+    assert sides == [(64, 16, 16), (64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2)]
+    assert not torch.allclose(one, two)
+
+
+def test_resnet_ap10_draws_normal_convolutions_by_their_outputs():
+    net = build("ResNetAP10", TINY, 10, seeded(0))
+    for key, p in net.named_parameters():
+        values = p.detach().flatten()
+        if p.dim() == 4:
+            sigma = math.sqrt(2 / (p.shape[0] * p.shape[2] * p.shape[3]))
+            assert float(values.std()) == pytest.approx(sigma, rel=5 / math.sqrt(2 * len(values))), key
+            assert values.abs().max() > 3 * sigma, key  # no uniform law
+    weight = net.classifier.weight.detach()
+    assert 0.99 / math.sqrt(512) < float(weight.abs().max()) <= 1 / math.sqrt(512)
+    drawn = init_parameters("ResNetAP10", TINY, 10, seeded(0))
+    assert all(torch.equal(drawn[key], p) for key, p in net.named_parameters())
 
 
 # weights
@@ -462,6 +490,7 @@ def test_an_unknown_network_gets_the_nearest_names(name, message):
             "^ResNet18 accepts sides from 9 on, not 1x8x8; use MLP or ResNet18BN, which",
         ),
         ("ResNet18_AP", DIGITS, "^ResNet18_AP accepts sides from 16 on, not 1x8x8"),
+        ("ResNetAP10", CIFAR, "^ResNetAP10 accepts sides from 64 on, not 3x32x32; use ResNet18BN or a Conv"),
         ("ResNet18BN", (3, 7, 7), "^ResNet18BN accepts sides from 8 on, not 3x7x7; use MLP or a ConvNet$"),
     ],
 )

@@ -22,7 +22,7 @@ from ddbench.contract import (
     Targets,
 )
 from ddbench.nets.build import build
-from ddbench.protocols.native import replay, start_
+from ddbench.protocols.native import NativeProtocol, replay, start_
 from ddbench.protocols.rows import ROWS, ProtocolRow
 from ddbench.protocols.train import RowProtocol
 from ddbench.seeding import Generators
@@ -73,6 +73,9 @@ class TestRows:
     def test_every_row_is_registered_under_its_name(self):
         assert sorted(ROWS) == sorted(registry.names("protocols"))
         assert {"dc-dsa", "dc-none", "dc-dsa-full", "datadam", "quick", "quick-full", "native"} <= set(ROWS)
+        assert {"dc", "dc-dsa-flip", "idc", "idc-nomix", "idc-cutout", "ncfm", "ncfm-300", "ncfm-40"} <= set(
+            ROWS
+        )
         for name, row in ROWS.items():
             protocol = protocols.get(name)
             assert (protocol.name, protocol.version, protocol.comparable) == (
@@ -248,6 +251,29 @@ class TestEvaluate:
         protocol = tiny(loss="kl", epochs=4, views=views, augment="none")
         assert len(protocol.evaluate(distilled, gauss2, NET, crew(1)).scores) == 1
 
+    def test_tests_on_the_way_give_a_second_score_a_student_the_end_included(self, gauss2: RealData):
+        found = tiny(epochs=7, test_every=2).evaluate(made(gauss2), gauss2, NET, crew(1, 2))
+        last, best = found.scores[:2], found.scores[2:]
+        assert [(s.chosen_by, s.chosen_on, s.seed) for s in last] == [
+            ("last", "none", 1),
+            ("last", "none", 2),
+        ]
+        assert [(s.chosen_by, s.chosen_on, s.seed) for s in best] == [
+            ("best-epoch", "test", 1),
+            ("best-epoch", "test", 2),
+        ]
+        assert all(b.value >= a.value for a, b in zip(last, best, strict=True))
+        without = tiny(epochs=7).evaluate(made(gauss2), gauss2, NET, crew(1, 2))
+        assert without.scores == last, "testing on the way changes nothing"
+
+    def test_mixing_protocols_take_soft_labels_and_refuse_labellers(self, gauss2: RealData):
+        mixing = tiny(mix="cutmix")
+        soft = Targets(soft=torch.randn(6, 2, generator=torch.Generator().manual_seed(1)), kind="logits")
+        assert len(mixing.evaluate(made(gauss2, targets=soft), gauss2, NET, crew(1)).scores) == 1
+        labeller = Labeller((NetworkRef(NET, "cache", "abc"),), gauss2.train.space)
+        asked = made(gauss2, targets=Targets(ids=made(gauss2).targets.ids, labeller=labeller))
+        assert "labeller answers with logits; that needs kl or mse" in (mixing.accepts(asked) or "")
+
     def test_soft_labels_and_double_precision(self, gauss2: RealData):
         soft = Targets(soft=torch.eye(2)[made(gauss2).targets.ids].mul(0.8).add(0.1), kind="probabilities")
         found = tiny().evaluate(
@@ -320,15 +346,22 @@ class TestNative:
         with pytest.raises(ValueError, match=r"the frozen weights w0\.\* do not fit the network"):
             native.evaluate(short, gauss2, NET, crew(1))
 
+    def test_a_learned_rate_is_tested_on_the_way_where_the_plan_says_so(self, gauss2: RealData):
+        row = ROWS["native"]
+        short = row.plan.changed(epochs=4, milestones=(3,), test_every=1)
+        distilled = made(gauss2, program=Program(torch.tensor([0.037])))
+        found = NativeProtocol(replace(row, plan=short)).evaluate(distilled, gauss2, NET, crew(1))
+        assert [s.chosen_by for s in found.scores] == ["last", "best-epoch"]
+
     def test_a_learned_rate_trains_at_that_rate(self, gauss2: RealData, monkeypatch):
         from ddbench.protocols import native
 
         plans: list[TrainPlan] = []
         real_train = native.train_students
 
-        def spy(items, plan, *more):
+        def spy(items, plan, *more, **named):
             plans.append(plan)
-            return real_train(items, plan.changed(epochs=2), *more)
+            return real_train(items, plan.changed(epochs=2), *more, **named)
 
         monkeypatch.setattr(native, "train_students", spy)
         distilled = made(gauss2, program=Program(torch.tensor([0.037])))

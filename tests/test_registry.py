@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ddbench import registry
 from ddbench.registry import PluginError
@@ -190,6 +193,7 @@ def test_facts_are_read_from_the_source_without_running_it(plugin: Plugin) -> No
         "paper": "arXiv:2006.05929",
         "labels": "hard",
         "wrapper": False,
+        "matches": True,
     }
     assert [f.name for f in facts.fields] == [
         "iterations",
@@ -544,16 +548,117 @@ def test_the_closest_recipe_is_taken(
 def test_auto_falls_back_to_the_first_row_that_fits_and_then_to_the_defaults(plugin: Plugin) -> None:
     plugin("nothing", METHOD.replace('("authors", None, None)', '("other", "svhn", 2)'))
     assert registry.resolve_recipe("nothing", "auto", "mnist", 1).name == "cpu"
-    assert registry.resolve_recipe("nothing", "auto", "svhn", 1) == registry.Recipe("defaults", {}, "")
+    plugin("little", METHOD.partition("RECIPES = {")[0])
+    assert registry.resolve_recipe("little", "auto", "svhn", 1) == registry.Recipe("defaults", {}, "", "")
+    found = registry.resolve_recipe("nothing", "auto", "imagefolder", 1)
+    note = "no recipe of nothing fits imagefolder; its defaults are used"
+    assert found == registry.Recipe("defaults", {}, "", note)
+
+
+TABLE = """
+RECIPES = {
+    ("authors", "cifar10", 1): dict(iterations=1),
+    ("authors", "cifar10", 10): dict(iterations=10),
+    ("authors", "cifar10", 50): dict(iterations=50),
+    ("authors", "tiny_imagenet", 5): dict(iterations=5),
+    ("authors", "mnist", 100): dict(iterations=100),
+    ("released", "cifar10", 10): dict(iterations=7, source="code"),
+    ("digits", "digits", None): dict(iterations=3),
+    ("cpu", "mnist", 1): dict(iterations=2),
+    ("small", "cifar10", 4): dict(iterations=4),
+    ("small", "cifar10", 9): dict(iterations=9),
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("recipe", "dataset", "ipc", "name", "iterations", "note"),
+    [
+        ("auto", "cifar10", 10, "authors", 10, ""),
+        ("auto", "cifar10", 20, "authors", 10, "recipe authors of cifar10 ipc 10, the nearest to cifar10 ipc 20"),
+        ("auto", "cifar10", 23, "authors", 50, "recipe authors of cifar10 ipc 50, the nearest to cifar10 ipc 23"),
+        ("auto", "cifar10", 500, "authors", 50, "recipe authors of cifar10 ipc 50, the nearest to cifar10 ipc 500"),
+        ("auto", "digits", 20, "digits", 3, ""),  # fits, so it comes before the authors' nearest
+        ("auto", "mnist", 1, "cpu", 2, ""),
+        ("auto", "mnist", 2, "authors", 100, "recipe authors of mnist ipc 100, the nearest to mnist ipc 2"),
+        ("auto", "fashion_mnist", 1, "authors", 100, "recipe authors of mnist ipc 100, the nearest to fashion_mnist ipc 1"),
+        ("auto", "svhn", 1, "authors", 1, "recipe authors of cifar10 ipc 1, the nearest to svhn ipc 1"),
+        ("auto", "cifar100", 3, "authors", 1, "recipe authors of cifar10 ipc 1, the nearest to cifar100 ipc 3"),
+        ("auto", "imagenette", 1, "authors", 5, "recipe authors of tiny_imagenet ipc 5, the nearest to imagenette ipc 1"),
+        ("released", "cifar10", 3, "released", 7, "recipe released of cifar10 ipc 10, the nearest to cifar10 ipc 3"),
+        ("released", "svhn", 10, "released", 7, "recipe released of cifar10 ipc 10, the nearest to svhn ipc 10"),
+        ("small", "cifar10", 6, "small", 4, "recipe small of cifar10 ipc 4, the nearest to cifar10 ipc 6"),  # a tie
+        ("digits", "mnist", 10, "digits", 3, "recipe digits of digits (any ipc), the nearest to mnist ipc 10"),
+    ],
+)  # fmt: skip
+def test_a_recipe_that_does_not_exist_falls_back_to_the_nearest_and_says_so(
+    plugin: Plugin, recipe: str, dataset: str, ipc: int, name: str, iterations: int, note: str
+) -> None:
+    plugin("nothing", METHOD.partition("RECIPES = {")[0] + TABLE)
+    found = registry.resolve_recipe("nothing", recipe, dataset, ipc)
+    assert (found.name, found.settings, found.note) == (name, {"iterations": iterations}, note)
+
+
+def test_a_row_for_any_data_set_comes_before_that_of_another_data_set(plugin: Plugin) -> None:
+    table = TABLE.replace('("authors", "tiny_imagenet", 5)', '("authors", None, 5)')
+    plugin("nothing", METHOD.partition("RECIPES = {")[0] + table)
+    found = registry.resolve_recipe("nothing", "auto", "svhn", 1)
+    assert found.note == "recipe authors of any data set ipc 5, the nearest to svhn ipc 1"
+    assert registry.resolve_recipe("nothing", "auto", "svhn", 5).note == ""
+    own = registry.resolve_recipe("nothing", "auto", "cifar10", 6)
+    assert own.note == "recipe authors of cifar10 ipc 10, the nearest to cifar10 ipc 6"
+
+
+DATASETS = ["digits", "mnist", "cifar10", "cifar100", "svhn", "tiny_imagenet", "imagenette"]
+
+
+@given(
+    st.dictionaries(
+        st.tuples(
+            st.sampled_from(["authors", "released", "cpu"]),
+            st.sampled_from([None, *DATASETS, "gone"]),
+            st.none() | st.integers(0, 200),
+        ),
+        st.builds(dict, iterations=st.integers(1, 9)),
+    ),
+    st.sampled_from([*DATASETS, "imagefolder:/somewhere", ""]),
+    st.integers(0, 2000),
+)
+def test_auto_always_finds_the_same_recipe_and_an_exact_row_wins(
+    rows: dict[Any, Any], dataset: str, ipc: int
+) -> None:
+    with mock.patch.object(registry, "recipes", lambda name: rows):
+        found = registry.resolve_recipe("random", "auto", dataset, ipc)
+        assert found == registry.resolve_recipe("random", "auto", dataset, ipc)
+        fits = [k for k in rows if k[1] in (dataset, None) and k[2] in (ipc, None)]
+        exact = rows.get(("authors", dataset, ipc))
+        assert exact is None or (found.name, found.settings, found.note) == ("authors", exact, "")
+        assert bool(found.note) == (bool(rows) and not fits)
+        for name, own, count in rows:  # a name resolves to itself wherever it has a row of its own
+            if own == dataset:
+                assert registry.resolve_recipe("random", name, dataset, ipc).name == name
+                assert registry.resolve_recipe("random", name, dataset, count or ipc).note == ""
+
+
+def test_a_data_set_whose_facts_cannot_be_read_has_no_near_ones(plugin: Plugin) -> None:
+    plugin("nothing", METHOD.partition("RECIPES = {")[0] + TABLE)
+    plugin("blobs", DATASET.replace("shape=(1, SIDE, SIDE), ", ""))
+    assert registry.resolve_recipe("nothing", "auto", "blobs", 1).name == "defaults"
 
 
 def test_a_recipe_that_does_not_exist_lists_those_that_do(plugin: Plugin) -> None:
     plugin("nothing", METHOD)
     with pytest.raises(LookupError) as refused:
-        registry.resolve_recipe("nothing", "released", "cifar10", 1)
+        registry.resolve_recipe("nothing", "releasd", "cifar10", 1)
     assert str(refused.value) == (
-        "method 'nothing' has no recipe 'released' for cifar10 at ipc 1; for cifar10 it has: "
+        "method 'nothing' has no recipe 'releasd' for cifar10 at ipc 1; for cifar10 it has: "
         "authors (any ipc), released (ipc 10) (always: auto, defaults)"
+    )
+    with pytest.raises(LookupError) as refused:  # greyscale and colour are not near each other
+        registry.resolve_recipe("nothing", "released", "mnist", 1)
+    assert str(refused.value) == (
+        "method 'nothing' has no recipe 'released' for mnist at ipc 1 (it has it for cifar10); for mnist it has: "
+        "cpu (any ipc), authors (any ipc) (always: auto, defaults)"
     )
 
 
@@ -574,7 +679,32 @@ def test_a_wrapper_changes_the_base_and_what_it_sees(plugin: Plugin) -> None:
     assert facts.summary == "Sees every image twice. Around: Nothing at all: keeps no image."
     assert [f.name for f in facts.fields][-2:] == ["twice.factor", "twice.lr"]
     assert [p.stem for p in registry.sources("methods", "twice+nothing")] == ["twice", "nothing"]
-    assert registry.resolve_recipe("twice+nothing", "auto", "cifar10", 1).settings["iterations"] == 20_000
+    recipe = registry.resolve_recipe("twice+nothing", "auto", "cifar10", 1)
+    assert recipe.settings == {"iterations": 20_000, "nothing.lr": -0.5}  # both have a field lr
+    assert registry.make("twice+nothing", {**recipe.settings, "twice.factor": 4}).base.lr == -0.5
+    assert registry.resolve_recipe("twice+nothing", "cpu", "fashion_mnist", 1).note == (
+        "recipe cpu of mnist (any ipc), the nearest to fashion_mnist ipc 1"
+    )
+    assert registry.recipes("twice+nothing") == registry.recipes("nothing")
+
+
+def test_a_wrapper_around_a_method_without_a_matching_step_is_refused(plugin: Plugin) -> None:
+    plugin("nothing", METHOD.replace('paper="arXiv:2006.05929"', "matches=False"))
+    plugin("twice", WRAPPER)
+    for call in (registry.parts, registry.make, lambda n: registry.facts("methods", n)):
+        with pytest.raises(LookupError) as refused:
+            call("twice+nothing")
+        assert str(refused.value) == (
+            "method 'nothing' has no matching step, so twice would change nothing of it; write nothing alone, "
+            "or wrap a method that matches, for example twice+dm"
+        )
+    assert registry.parts("nothing") == (None, "nothing")
+
+
+def test_methods_that_only_choose_images_say_that_they_do_not_match() -> None:
+    for facts in registry.listing("methods"):
+        chooses = facts.keywords["family"] in ("coreset", "upper bound")
+        assert facts.keywords["matches"] is not chooses, facts.name
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,23 @@ SLOW = """
                 time.sleep(self.pause_s)
             return task.distilled(images=x, ids=torch.arange(2))
 """
+SHOWS = """
+        steps: int = 6
+        lr: float = 0.2
+        nan_at: int = -1
+
+        def distill(self, task):
+            x = torch.arange(2.0).view(2, 1, 1, 1) - 0.5 + 0.1 * torch.rand(2, 1, 8, 8, generator=task.rng("init"))
+            task.note("batch", "made smaller")
+
+            def show():
+                return task.distilled(images=x, ids=torch.arange(2))
+
+            for it in task.loop(self.steps, [x], show=show):
+                x *= float("nan") if it == self.nan_at else 1 - self.lr
+                task.log(size=x.abs().mean())
+            return show()
+"""
 BROKEN = """
         import no_such_module_at_all
         def distill(self, task):
@@ -98,6 +115,7 @@ METHODS = {
     "memory": MEMORY,
     "values": VALUES,
     "slow": SLOW,
+    "shows": SHOWS,
     "broken": BROKEN,
 }
 
@@ -305,6 +323,143 @@ class TestFailures:
         (tmp_path / "run" / "records").write_text("in the way")
         with pytest.raises(store.WriteError, match="cannot write .*records.*in each other's place"):
             executors.run([cell()], context(tmp_path / "run", plugins))
+
+    def test_a_distillation_that_diverges_says_so_and_its_checkpoint_stays(self, tmp_path, plugins):
+        where = context(tmp_path, plugins, checkpoint_every_s=0.0, snapshot_every=2)
+        outcome = runner.evaluate(cell("shows", nan_at=4), where)
+        assert outcome.status == "failed" and outcome.record.reason == outcome.reason
+        assert outcome.reason.startswith(
+            "DivergedError: run_shows ipc 1 seed 0 diverged: size is nan at iteration 4 of 6; lower its learning rate "
+            "(lr=0.2); its last good checkpoint, after 4 iterations, is "
+        )
+        assert "its last snapshot is " in outcome.reason and "0000004.safetensors" in outcome.reason
+        (kept,) = tmp_path.glob("checkpoints/*/loop-0.safetensors")
+        assert store.load_state(kept)["done"] == 4 and not store.RunFolder(tmp_path).sets()
+
+
+class TestSnapshots:
+    def curve(self, record) -> list[dict]:
+        return store.read_rows(self.run.curve_path(record.set_key, record.key))
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path):
+        self.run = store.RunFolder(tmp_path)
+
+    def test_each_is_scored_as_the_cell_is_beside_its_record(self, tmp_path, plugins):
+        plain = runner.evaluate(cell("shows"), context(tmp_path / "plain", plugins)).record
+        record = runner.evaluate(cell("shows"), context(tmp_path, plugins, snapshot_every=2)).record
+        assert record.scores == plain.scores and len(record.scores) == 1 and record.key == plain.key
+        rows = self.curve(record)
+        assert [row["iteration"] for row in rows] == [2, 4, 6]
+        assert all(row["students"] == 1 and row["network"] == "MLP" for row in rows)
+        assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
+        assert rows[-1]["top1"] == record.scores[0].value, (
+            "the last snapshot is the set, its student the cell's first"
+        )
+        assert rows[-1]["set"] == record.set_fingerprint
+        assert record.notes == {"batch": "made smaller"}
+
+    def test_a_second_run_scores_none_again_and_missing_ones_only(self, tmp_path, plugins, monkeypatch):
+        record = runner.evaluate(cell("shows"), context(tmp_path, plugins, snapshot_every=2)).record
+        rows = self.curve(record)
+        calls = []
+        score = runner.score
+        monkeypatch.setattr(runner, "score", lambda *a, **k: calls.append(1) or score(*a, **k))
+        where = context(tmp_path, plugins, snapshot_every=2)
+        assert runner.evaluate(cell("shows"), where).status == "cached" and not calls
+        store.write_rows(self.run.curve_path(record.set_key, record.key), rows[:1])
+        runner.evaluate(cell("shows"), where)
+        assert len(calls) == 2 and self.curve(record) == rows
+        more = context(tmp_path, plugins, snapshot_every=2, snapshot_students=2)
+        runner.evaluate(cell("shows"), more)
+        assert len(calls) == 5 and [row["students"] for row in self.curve(record)] == [2, 2, 2]
+        self.run.snapshot_path(record.set_key, 4).unlink()
+        runner.evaluate(cell("shows"), more)
+        assert [row["iteration"] for row in self.curve(record)] == [2, 4, 6], (
+            "pruned snapshots keep their scores"
+        )
+
+    def test_a_set_without_snapshots_says_how_to_get_them(self, tmp_path, plugins, capsys):
+        record = runner.evaluate(cell("shows"), context(tmp_path, plugins)).record
+        capsys.readouterr()
+        session = runner.Session(context(tmp_path, plugins, snapshot_every=2, quiet=False))
+        assert [session.evaluate(cell("shows")).status for _ in range(2)] == ["cached", "cached"]
+        said = capsys.readouterr().err
+        assert said.count("run_shows ipc 1 seed 0: no snapshots (its set was made without them") == 1
+        assert "--force makes the set again" in said and self.curve(record) == []
+        forced = runner.evaluate(
+            cell("shows"), context(tmp_path, plugins, snapshot_every=3, force=True)
+        ).record
+        assert [row["iteration"] for row in self.curve(forced)] == [3, 6]
+        assert runner.evaluate(cell("slow"), context(tmp_path, plugins, snapshot_every=2)).status == "ok"
+
+    def test_a_time_budget_that_ends_among_them_keeps_the_record_and_what_was_scored(
+        self, tmp_path, plugins, monkeypatch
+    ):
+        score = runner.score
+
+        def scored(distilled, *a, **k):
+            if distilled.card.cost.iterations == 4 and k["base"].keywords["distilled"].card.notes == {}:
+                raise runner.BudgetUsedUp("the time is up")
+            return score(distilled, *a, **k)
+
+        monkeypatch.setattr(runner, "score", scored)
+        where = context(tmp_path, plugins, snapshot_every=2)
+        outcome = runner.evaluate(cell("shows"), where)
+        assert outcome.status == "ok" and [r["iteration"] for r in self.curve(outcome.record)] == [2]
+        monkeypatch.undo()
+        assert runner.evaluate(cell("shows"), where).status == "cached"
+        assert [r["iteration"] for r in self.curve(outcome.record)] == [2, 4, 6]
+
+    def test_a_snapshot_that_cannot_be_read_fails_no_cell(self, tmp_path, plugins, capsys):
+        record = runner.evaluate(cell("shows"), context(tmp_path, plugins, snapshot_every=2)).record
+        self.run.curve_path(record.set_key, record.key).unlink()
+        self.run.snapshot_path(record.set_key, 4).write_bytes(b"x")
+        outcome = runner.evaluate(cell("shows"), context(tmp_path, plugins, snapshot_every=2, quiet=False))
+        assert (
+            outcome.status == "cached"
+            and "its snapshots have no scores: DamagedError" in capsys.readouterr().err
+        )
+
+    def test_a_finished_run_draws_its_cells(self, tmp_path, plugins):
+        cells = [cell("shows", seed=s) for s in (0, 1)] + [cell("first")]
+        summary = executors.run(cells, context(tmp_path, plugins, snapshot_every=3))
+        assert [p.name for p in summary.plots] == ["run_blobs-ipc1.png"] and summary.plots[0].is_file()
+        assert executors.run(cells, context(tmp_path, plugins)).plots == []
+        assert executors.notes(summary.outcomes[0]) == ["run_shows run_blobs ipc 1: made smaller"]
+
+    def test_event_files_have_the_accuracy_under_the_key_of_the_record(self, tmp_path, plugins):
+        pytest.importorskip("tensorboard")
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        where = context(tmp_path, plugins, snapshot_every=2, tensorboard=True)
+        for _ in range(2):
+            record = runner.evaluate(cell("shows"), where).record
+        found = EventAccumulator(str(self.run.tensorboard_path(record.key))).Reload()
+        values = [(e.step, pytest.approx(e.value, rel=1e-6)) for e in found.Scalars("top1_pct")]
+        assert values == [(row["iteration"], 100 * row["top1"]) for row in self.curve(record)]
+        own = EventAccumulator(str(self.run.tensorboard_path(record.set_key))).Reload()
+        assert len(own.Scalars("size")) == 6 and own.Images("set")
+
+    @pytest.mark.parametrize(
+        ("more", "text"),
+        [
+            ({"snapshot_every": -1}, "--snapshot-every is -1; expected a number of iterations, or 0"),
+            ({"snapshot_students": 0}, "--snapshot-students is 0; expected at least 1"),
+        ],
+    )
+    def test_wrong_numbers_are_refused_before_anything_runs(self, tmp_path, plugins, more, text):
+        with pytest.raises(ValueError, match=text):
+            executors.run([cell("shows")], context(tmp_path, plugins, **more))
+
+    def test_from_python_they_need_a_run_folder(self, tmp_path, plugins):
+        import ddbench
+
+        arguments = dict(method="run_shows", dataset="run_blobs", ipc=1, device="cpu", quiet=True)
+        with pytest.raises(ValueError, match=r"snapshots and event files go to a run folder; expected run="):
+            ddbench.distill(**arguments, snapshot_every=2)
+        made = ddbench.distill(**arguments, snapshot_every=2, run=tmp_path)
+        assert made.card.notes == {"batch": "made smaller"} and len(list(tmp_path.glob("snapshots/*/*"))) == 3
 
 
 class TestTimeBudget:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddbench.augment.views import cutmix_box
+from ddbench.compute import to_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,3 +93,46 @@ def mixed_targets(
     if mix is None:
         return soft
     return torch.lerp(soft[mix.partners.to(soft.device)], soft, mix.share)
+
+
+@dataclass(frozen=True, eq=False)
+class Mixes:
+    """Draws of N batches of equal size: partners (N, b), boxes (N, 4) and shares (N,), on the CPU.
+
+    A batch that is not mixed has itself for a partner, an empty box and share 1, so that the number of kernels does not
+    depend on N.
+    """
+
+    partners: Tensor
+    boxes: Tensor
+    shares: Tensor
+
+    @classmethod
+    def of(cls, mixes: Sequence[Mix | None], batch: int) -> Mixes:
+        """Of draws for batches of ``batch`` images, None where one is not mixed."""
+        none = Mix(torch.arange(batch), (0, 0, 0, 0), 1.0)
+        drawn = [mix or none for mix in mixes]
+        return cls(
+            torch.stack([m.partners for m in drawn]),
+            torch.tensor([m.box for m in drawn]),
+            torch.tensor([m.share for m in drawn], dtype=torch.float64),
+        )
+
+    def images(self, x: Tensor) -> Tensor:
+        """Images (N, b, C, H, W), each batch as :func:`mixed_images` mixes it."""
+        x1, y1, x2, y2 = to_device(self.boxes, x.device)[:, :, None].unbind(1)
+        columns, rows = (torch.arange(side, device=x.device) for side in (x.shape[-1], x.shape[-2]))
+        across = (columns >= x1) & (columns < x2)
+        down = (rows >= y1) & (rows < y2)
+        inside = (down[:, :, None] & across[:, None, :])[:, None, None]
+        return torch.where(inside, self._partners_of(x), x)
+
+    def rows(self, t: Tensor) -> Tensor:
+        """Targets (N, b, K) or weights (N, b): the share of a row itself, and the rest of its partner's."""
+        shares = to_device(self.shares.to(t.dtype).view(-1, *[1] * (t.dim() - 1)), t.device)
+        return torch.lerp(self._partners_of(t), t, shares)
+
+    def _partners_of(self, t: Tensor) -> Tensor:
+        first = torch.arange(len(t))[:, None] * t.shape[1]
+        index = to_device((self.partners + first).flatten(), t.device)
+        return t.flatten(0, 1).index_select(0, index).view(t.shape)

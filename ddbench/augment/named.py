@@ -16,7 +16,7 @@ def augmentation(name: str, flip: bool, network: str = "", dataset: str = "") ->
         name: ``none`` | ``dsa`` (one of six operations a batch) | ``dsa-flip`` (FYI: a flip always, then one of five) |
             ``dc`` (DC's own, by data set and network) | ``diffaug:NAMES`` (IDC and NCFM; NAMES such as ``color_crop_cutout``).
         flip: whether a mirrored image keeps its class; without it no form mirrors.
-        network, dataset: decide what ``dc`` is.
+        network, dataset: registered names, a form of a data set (``mnist?...``) too; they decide what ``dc`` is.
 
     Raises:
         ValueError: another name.
@@ -29,7 +29,7 @@ def augmentation(name: str, flip: bool, network: str = "", dataset: str = "") ->
     if name == "dsa-flip":
         return DSA.fyi(flip)
     if name == "dc":
-        return ClassicDC.in_protocol(dataset, network)
+        return ClassicDC.in_protocol(dataset.partition("?")[0], network)
     return DSA.diffaug(name.partition(":")[2], flip)
 
 

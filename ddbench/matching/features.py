@@ -2,22 +2,26 @@
 
 Source: Zhao and Bilen, "Dataset Condensation with Distribution Matching", WACV 2023, arXiv:2110.04181; Sajedi et al.,
 "DataDAM", ICCV 2023, arXiv:2310.00093; both with their code.
-Departures: none that change a value; classes are batched, or split into chunks, whichever the memory allows.
+Departures: none that change a value; classes are batched, or split into chunks, whichever the memory allows, and long
+runs on a CPU take compiled features.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddbench import compute
 from ddbench.augment.dsa import Draw
 from ddbench.augment.named import siamese
 from ddbench.contract import ImageData, Task
 from ddbench.matching.sampling import RealBatches, viewed
-from ddbench.nets.build import build, embed, initialise_
+from ddbench.nets.build import build, embed, initialise_, multiply_adds
 
 Features = Callable[[nn.Module, Tensor], "tuple[Tensor, ...]"]
 """Images (N, C, H, W) -> one or more kinds of features (N, d)."""
@@ -26,6 +30,9 @@ Loss = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 
 _MIB = 1 << 20
 _CPU_PLAN_MIB = 1024.0
+_COMPILE_ABOVE_S = 60.0
+"""Features are compiled where all images of a run would take longer than this by estimate: on two cores compiling costs 5 to
+10 s, for the real and the synthetic pass together, and saves a quarter of the time after it (32x32 colour, width 128)."""
 
 
 def class_mean_distance(real: Tensor, synthetic: Tensor) -> Tensor:
@@ -67,8 +74,8 @@ def attention_features(
     """
     if not callable(getattr(net, "feature_maps", None)):
         raise ValueError(
-            f"{type(net).__name__} has no feature maps of blocks; attention matching needs a ConvNet "
-            f"(see: ddbench list networks)"
+            "this network has no feature maps of blocks; attention matching needs a ConvNet: choose ConvNetBN, "
+            "or ConvNetD4BN for 64x64 images (see: ddbench list networks)"
         )
     maps, embedding = net.feature_maps(x)  # type: ignore[operator]
     return (*(attention_maps(f, p, normalise) for f in maps[:-1]), embedding)
@@ -87,6 +94,7 @@ class RandomNetworks:
     def __init__(
         self, name: str, shape: tuple[int, int, int], classes: int, device: torch.device | str = "cpu"
     ) -> None:
+        self.name, self.shape, self.classes = name, shape, classes
         self.module = build(name, shape, classes).requires_grad_(False).to(device)
         self.batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.module.modules())
         self.image_bytes = self._measure(shape, torch.device(device))
@@ -127,6 +135,32 @@ def images_that_fit(task: Task, networks: RandomNetworks) -> int:
     return max(1, int(limit * _MIB / networks.image_bytes))
 
 
+# ------------------------------------------------------------------------------------------------ compiled features
+
+
+def fast_features(features: Features, networks: RandomNetworks, images: int) -> Features:
+    """``features`` of these networks as they are, or compiled where the run is long enough; equal up to rounding.
+
+    The choice follows from shapes and counts alone.  A compiled function reads the weights where they are, so networks
+    drawn anew, or filled otherwise, are never traced again; without a compiler the plain ones go on.
+
+    Args:
+        features: a function, or a ``functools.partial`` of one with hashable settings.
+        networks: on whose architecture and device it depends whether compiling pays.
+        images: that go through the networks in the whole run, real and synthetic (count).
+    """
+    if next(networks.module.parameters()).device.type != "cpu" or not compute.compiler_works():
+        return features
+    work = images * 2 * multiply_adds(networks.name, networks.shape, networks.classes)
+    if work / compute.FLOPS < _COMPILE_ABOVE_S:
+        return features
+    settings: Any = features
+    if isinstance(features, functools.partial):
+        settings = (features.func, features.args, tuple(sorted(features.keywords.items())))
+    key = ("features", networks.name, networks.shape, networks.classes, settings)
+    return compute.Compiled(key, features)
+
+
 # ------------------------------------------------------------------------------------------------ one step
 
 
@@ -165,7 +199,8 @@ def match(
 
     Real images go without gradient, synthetic ones through ``task.view`` and then the augmentation of their class.  Where
     not all fit into the memory, classes are taken in chunks (the loss is a sum over classes, so the gradient is the
-    same); networks with batch norm always see all classes at once, real and synthetic apart.
+    same); networks with batch norm always see all classes at once, real and synthetic apart, and a memory limit which that
+    exceeds is noted.
 
     Args:
         networks: whose ``draw`` gave ``net``.
@@ -179,11 +214,18 @@ def match(
     draws = siamese.draw(len(images), task.rng("augment"))
     whole = networks.batch_norm
     fit = images_that_fit(task, networks)
+    if whole and task.memory_limit_mib is not None and indices.numel() > fit:
+        need = indices.numel() * networks.image_bytes / _MIB
+        task.note(
+            "memory",
+            f"batch norm takes its statistics from all classes at once: {indices.numel()} real images may need about "
+            f"{need:.0f} MiB, more than the limit of {task.memory_limit_mib:g} MiB; a smaller batch_real needs less",
+        )
     total = torch.zeros((), device=images.device)
-    for chunk in _chunks(0, len(images), None if whole else fit // images.shape[1]):
+    for chunk in chunks(0, len(images), None if whole else fit // images.shape[1]):
         with torch.no_grad():
             pieces = []
-            for part in _chunks(chunk.start, chunk.stop, None if whole else fit // real.batch):
+            for part in chunks(chunk.start, chunk.stop, None if whole else fit // real.batch):
                 y = siamese.apply(real.images(indices[part]), draws[part])
                 pieces.append(features_of(net, y, features, None if whole else fit))
             wanted = [torch.cat(kind) for kind in zip(*pieces, strict=True)]
@@ -199,13 +241,28 @@ def features_of(net: nn.Module, x: Tensor, features: Features, fit: int | None =
     """Features without gradient of images (G, n, C, H, W): one tensor (G, n, d) a kind.
 
     Args:
-        fit: images that go through at once; None: all (batch norm).
+        fit: images that go through at once, at most; None: all (batch norm).
     """
-    outs = [features(net, some) for some in torch.split(x.flatten(0, 1), fit or x.shape[0] * x.shape[1])]
-    return _by_class([torch.cat(kind) for kind in zip(*outs, strict=True)], x.shape)
+    flat = x.flatten(0, 1)
+    count = len(flat)
+    size = count if fit is None else _even(count, fit)
+    outs = []
+    for start in range(0, count, size):
+        some = flat[start : start + size]
+        if (
+            len(some) < size
+        ):  # filled up, so that all batches have one shape, for which functions may be compiled
+            some = torch.cat([some, flat[: size - len(some)]])
+        outs.append(features(net, some))
+    return _by_class([torch.cat(kind)[:count] for kind in zip(*outs, strict=True)], x.shape)
 
 
-def _chunks(start: int, stop: int, size: int | None) -> list[slice]:
+def _even(count: int, most: int) -> int:
+    """Size of batches of at most ``most``, as few and as equal as can be."""
+    return -(-count // -(-count // most))
+
+
+def chunks(start: int, stop: int, size: int | None) -> list[slice]:
     """Slices of at least one class; one slice where ``size`` is None."""
     step = stop - start if size is None else max(1, size)
     return [slice(i, min(i + step, stop)) for i in range(start, stop, step)]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from ddbench.compute import to_device
 from ddbench.contract import ImageData, Task
 from ddbench.matching.selection import class_pools, random_choice
 
@@ -16,14 +19,33 @@ class RealBatches:
 
     Every class gives the same number of images, so that classes stack: ``batch``, or the size of the smallest class where
     that is less.  The data may lie on the device, in memory or on disk; only what a step needs is moved.
+
+    Args:
+        batch: images a class and step, at least 1.
+        note: ``task.note``; is told where a class is smaller than the batch.
     """
 
-    def __init__(self, train: ImageData, batch: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        train: ImageData,
+        batch: int,
+        device: torch.device,
+        note: Callable[[str, str], None] | None = None,
+    ) -> None:
         if batch < 1:
             raise ValueError(f"batch_real is {batch}; expected at least 1 real image a class")
         self._train, self._device = train, device
         self._pools = class_pools(train, 1)
-        self.batch = min(batch, *(len(pool) for pool in self._pools))
+        sizes = [len(pool) for pool in self._pools]
+        self.batch = min(batch, *sizes)
+        if self.batch < batch and note is not None:
+            note(
+                "batch_real",
+                f"batch_real is {batch} but class {sizes.index(self.batch)} has {self.batch} images, so every class "
+                f"gives {self.batch} a step",
+            )
+        statistics = torch.tensor([train.mean, train.std])
+        self._mean, self._std = statistics.to(device)[:, None, :, None, None].unbind(0)
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """Indices (K, n) of one batch of every class, without replacement inside a batch, on the CPU."""
@@ -32,12 +54,14 @@ class RealBatches:
     def images(self, indices: Tensor) -> Tensor:
         """Indices (G, n) -> network inputs (G, n, C, H, W) on the device."""
         chosen = take(self._train, indices.flatten(), self._device)
-        return self._train.space.real_to_input(chosen).view(*indices.shape, *self._train.shape)
+        # as train.space.real_to_input, in place and without a transfer of its statistics
+        inputs = chosen.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+        return inputs.view(*indices.shape, *self._train.shape)
 
 
 def take(train: ImageData, indices: Tensor, device: torch.device) -> Tensor:
     """The uint8 images at ``indices`` on ``device``, wherever the data lie."""
-    return train.images[indices.to(train.images.device)].to(device, non_blocking=True)
+    return to_device(train.images[to_device(indices, train.images.device)], device)
 
 
 def initial_images(task: Task, init: str) -> Tensor:

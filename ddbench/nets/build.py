@@ -1,7 +1,8 @@
 """Networks from names, and their weights from a generator: same name, shape and seed, same bits.
 
 Our own networks get PyTorch's default laws: weights and biases of convolutions and linear layers uniform in
-+-1/sqrt(fan_in), norms 1 and 0. Networks of timm and torchvision keep the laws of their library. The global
++-1/sqrt(fan_in), norms 1 and 0; those with ``normal_convolutions`` draw the weights of convolutions from
+N(0, 2 / (k * k * outputs)) instead. Networks of timm and torchvision keep the laws of their library. The global
 random state is left as it was, whichever is built, and nothing is ever downloaded.
 """
 
@@ -15,10 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ddbench.compute import to_device
 from ddbench.nets import classic, names
 from ddbench.nets.convnet import ConvNet
 from ddbench.nets.names import Shape
-from ddbench.nets.resnet import ResNet18
+from ddbench.nets.resnet import ResNet18, ResNetAP10
 
 _SEED_IF_NONE = 0
 _NORMS = (nn.GroupNorm, nn.LayerNorm, nn.BatchNorm2d)
@@ -55,6 +57,30 @@ def skeleton(name: str, shape: Shape, classes: int) -> nn.Module:
     The same object is handed out each time; do not change it. Raises as ``build`` does.
     """
     return _skeleton(names.canonical(name), _checked(shape, classes), classes)
+
+
+def architecture(network: str, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """A module that shows the layers; on the meta device where it is one of ours."""
+    return build(network, shape, classes) if ":" in network else skeleton(network, shape, classes)
+
+
+@functools.lru_cache(maxsize=64)
+def multiply_adds(network: str, shape: tuple[int, int, int], classes: int) -> float:
+    """Multiply-adds of convolutions and linear layers in one image's forward pass."""
+    net = copy.deepcopy(architecture(network, shape, classes)).eval()
+    total = 0.0
+
+    def count(layer: nn.Conv2d | nn.Linear, _: Any, out: torch.Tensor) -> None:
+        nonlocal total
+        weight = layer.weight
+        total += weight[0].numel() * (out[0].numel() if isinstance(layer, nn.Conv2d) else out.numel())
+
+    for layer in net.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            layer.register_forward_hook(count)
+    with torch.no_grad():
+        net(torch.zeros(1, *shape, device=next(net.parameters()).device))
+    return total
 
 
 def initialise_(net: nn.Module, generator: torch.Generator) -> None:
@@ -154,6 +180,8 @@ def _construct(name: str, shape: Shape, classes: int) -> nn.Module:
         return classic.mlp(shape, classes)
     if name == "LeNet":
         return classic.lenet(shape, classes)
+    if name == "ResNetAP10":
+        return ResNetAP10(shape, classes)
     batch = "BN" in name
     if name.startswith("AlexNet"):
         return classic.alexnet(shape, classes, norm="BN" if batch else "NN")
@@ -163,14 +191,20 @@ def _construct(name: str, shape: Shape, classes: int) -> nn.Module:
 
 
 def _draw(net: nn.Module, generator: torch.Generator, device: torch.device) -> dict[str, torch.Tensor]:
-    """Every parameter of ``net`` drawn anew, on ``device``; one call of the generator for all together."""
+    """Every parameter of ``net`` drawn anew, on ``device``; one call of the generator for all of a law together."""
     bounded: list[tuple[str, torch.Size, float]] = []
+    normal: list[tuple[str, torch.Size, float]] = []
     drawn: dict[str, torch.Tensor] = {}
+    normal_convolutions = getattr(net, "normal_convolutions", False)
     for prefix, module in net.named_modules():
         own = dict(module.named_parameters(prefix, recurse=False))
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             bound = 1 / math.sqrt(module.weight[0].numel())
-            bounded += [(key, p.shape, bound) for key, p in own.items()]
+            for key, p in own.items():
+                if normal_convolutions and p.dim() == 4:
+                    normal.append((key, p.shape, math.sqrt(2 / p[:, 0].numel())))
+                else:
+                    bounded.append((key, p.shape, bound))
         elif isinstance(module, _NORMS):
             for key, p in own.items():
                 fill = 1.0 if key.endswith("weight") else 0.0
@@ -180,16 +214,18 @@ def _draw(net: nn.Module, generator: torch.Generator, device: torch.device) -> d
                 f"the initial law of {', '.join(own)} ({type(module).__name__}) is not known; "
                 "expected Linear, Conv2d, GroupNorm, LayerNorm and BatchNorm2d only"
             )
-    total = sum(size.numel() for _, size, _ in bounded)
-    flat = torch.empty(total, dtype=torch.float32, device=generator.device).uniform_(
-        -1, 1, generator=generator
-    )
-    lengths = [size.numel() for _, size, _ in bounded]
-    for (_, _, bound), piece in zip(bounded, torch.split(flat, lengths), strict=True):
-        piece.mul_(bound)
-    flat = flat.to(device)  # one transfer, not one a tensor
-    for (key, size, _), piece in zip(bounded, torch.split(flat, lengths), strict=True):
-        drawn[key] = piece.view(size)
+    for members in (bounded, normal):
+        lengths = [size.numel() for _, size, _ in members]
+        flat = torch.empty(sum(lengths), dtype=torch.float32, device=generator.device)
+        if members is bounded:
+            flat.uniform_(-1, 1, generator=generator)
+        else:
+            flat.normal_(generator=generator)
+        for (_, _, scale), piece in zip(members, torch.split(flat, lengths), strict=True):
+            piece.mul_(scale)
+        flat = to_device(flat, device)  # one transfer, not one a tensor
+        for (key, size, _), piece in zip(members, torch.split(flat, lengths), strict=True):
+            drawn[key] = piece.view(size)
     return drawn
 
 

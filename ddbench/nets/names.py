@@ -39,6 +39,7 @@ _FIXED = (
     "ResNet18BN",
     "ResNet18_AP",
     "ResNet18BN_AP",
+    "ResNetAP10",
 )
 _CONVNETS = (
     *("ConvNet", "ConvNetD1", "ConvNetD2", "ConvNetD4", "ConvNetD5", "ConvNetD6"),
@@ -188,9 +189,10 @@ def why_not(name: str, shape: Shape) -> str | None:
     """None when network ``name`` accepts images of ``shape`` (C, H, W), otherwise the reason in words.
 
     LeNet, AlexNet and VGG11 have heads for 32x32 images, or 1x28x28 padded to that. ResNet18 averages its
-    last maps, which at 32x32 is the published 4x4 pooling, and ResNet18_AP flattens them: both take any image
-    whose last maps have a pixel or, where norm is per image and map (IN), more than one: normed alone, a
-    pixel is zero whatever the image shows. Networks of other libraries are tried out when they are built.
+    last maps, which at 32x32 is the published 4x4 pooling, and ResNet18_AP flattens them; ResNetAP10 averages them
+    too, at a 32nd of the side: all take any image whose last maps have a pixel or, where norm is per image and map
+    (IN), more than one: normed alone, a pixel is zero whatever the image shows. Networks of other libraries are
+    tried out when they are built.
     """
     name = canonical(name)
     c, h, w = (int(n) for n in shape)
@@ -206,6 +208,10 @@ def why_not(name: str, shape: Shape) -> str | None:
         return (
             f"{name} accepts 32x32 images or 1x28x28, not {given}; use MLP, ConvNet or ResNet18BN, or resize"
         )
+    if name == "ResNetAP10":
+        if min(h, w) >= 64:
+            return None
+        return f"{name} accepts sides from 64 on, not {given}; use ResNet18BN or a ConvNet, or resize"
     if name.startswith("ResNet18"):
         pooled, batch = name.endswith("_AP"), "BN" in name
         least = 8 if batch else 16 if pooled else 9

@@ -1,6 +1,7 @@
-"""ResNet18 with the stem for small images, strided or with average pooling in place of strides (``_AP``).
+"""ResNet18 with the stem for small images, strided or with average pooling in place of strides (``_AP``), and ResNetAP10.
 
-Source: He et al., arXiv:1512.03385, as used by Zhao, Mopuri and Bilen, arXiv:2006.05929.
+Source: He et al., arXiv:1512.03385, as used by Zhao, Mopuri and Bilen, arXiv:2006.05929; ResNetAP10 of Kim et al.,
+arXiv:2205.14959 (IDC).
 Departures: the strided form averages over whole last maps instead of over 4x4 windows. At 32x32 and 28x28
 both are the same; elsewhere the published form does not run, this one does, with the same parameters. Sides
 too small for the norm are refused (``names.why_not``): instance norm of one pixel is zero whatever the image.
@@ -75,6 +76,47 @@ class ResNet18(nn.Module):
         """Images (N, C, H, W) to the classifier's input (N, d): d = 512, or 512*(H//8)*(W//8) for ``_AP``."""
         out: torch.Tensor = self.blocks(F.relu(self.norm(self.conv(x))))
         return out.flatten(1) if self.pooled else out.mean((2, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images (N, C, H, W), standardised, to logits (N, K)."""
+        logits: torch.Tensor = self.classifier(self.embed(x))
+        return logits
+
+
+class ResNetAP10(nn.Module):
+    """ResNetAP-10 of IDC for images of 64 pixels and more: a 7x7 stem pooled 4x4, then four pooled blocks; instance norm.
+
+    Its convolutions start as N(0, 2 / (k * k * outputs)), the linear layer by PyTorch's law (``build.initialise_``).
+
+    Args:
+        shape: (C, H, W) of the images.
+        classes: number of logits.
+
+    Raises:
+        ValueError: the images are too small.
+    """
+
+    normal_convolutions = True
+
+    def __init__(self, shape: Shape, classes: int) -> None:
+        super().__init__()
+        reason = why_not("ResNetAP10", shape)
+        if reason:
+            raise ValueError(reason)
+        self.conv = nn.Conv2d(shape[0], 64, 7, padding=3, bias=False)
+        self.norm = make_norm("IN", (64, 1, 1))
+        self.pool = nn.AvgPool2d(4)
+        blocks, channels = [], 64
+        for planes in (64, 128, 256, 512):
+            blocks.append(BasicBlock(channels, planes, halve=planes > 64, norm="IN", pooled=True))
+            channels = planes
+        self.blocks = nn.Sequential(*blocks)
+        self.classifier = nn.Linear(512, classes)
+
+    def embed(self, x: torch.Tensor) -> torch.Tensor:
+        """Images (N, C, H, W) to the classifier's input (N, 512)."""
+        out: torch.Tensor = self.blocks(self.pool(F.relu(self.norm(self.conv(x)))))
+        return out.mean((2, 3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images (N, C, H, W), standardised, to logits (N, K)."""

@@ -20,7 +20,7 @@ from ddbench.compute import arithmetic, keep_freed_memory
 from ddbench.contract import DistilledSet, Items, Program, RealData
 from ddbench.nets.build import build, initialise_
 from ddbench.nets.names import canonical
-from ddbench.protocols.train import Evaluation, RowProtocol, make_items, score
+from ddbench.protocols.train import Evaluation, RowProtocol, make_items, score, tester
 from ddbench.seeding import Generators
 from ddbench.train.engine import (
     EngineOptions,
@@ -107,11 +107,11 @@ def replay(net: nn.Module, items: Items, program: Program) -> list[torch.Tensor]
 class NativeProtocol(RowProtocol):
     """Replays programs; see the module."""
 
-    def accepts(self, distilled: DistilledSet) -> str | None:
+    def accepts(self, distilled: DistilledSet, network: str = "", dataset: str = "") -> str | None:
         if distilled.program is None:
             return "protocol native replays the program of a set, and this set has none; use dc-dsa"
         if distilled.program.order is None:
-            return super().accepts(distilled)
+            return super().accepts(distilled, network, dataset)
         if distilled.kind != "image":
             return f"protocol native trains image classifiers, and this is a set of kind {distilled.kind!r}"
         if distilled.targets.labeller is not None or distilled.targets.kind == "values":
@@ -129,7 +129,7 @@ class NativeProtocol(RowProtocol):
     ) -> Evaluation:
         """Replay the program into one student for each family of generators (``weights``), and test it.  Raises as
         :meth:`RowProtocol.evaluate` and :func:`replay` do."""
-        self._check(distilled)
+        self._check(distilled, network, real)
         options = options or EngineOptions()
         begun = time.perf_counter()
         program = distilled.program
@@ -137,7 +137,16 @@ class NativeProtocol(RowProtocol):
         items = make_items(distilled, real, options)
         if program.order is None:
             plan = self.plan.changed(lr=float(program.step_sizes[0]))
-            trained = train_students(items, plan, network, generators, options, progress)
+            trained = train_students(
+                items,
+                plan,
+                network,
+                generators,
+                options,
+                progress,
+                dataset=real.name,
+                tester=tester(distilled, real, options),
+            )
             return score(trained, distilled, real, generators, options, begun)
         if program.init.startswith("inline:"):
             generators = generators[:1]

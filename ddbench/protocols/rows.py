@@ -54,6 +54,32 @@ _QUICK = TrainPlan(
     networks=("ConvNetD2W32",),
     repeats=5,
 )
+_DIFFAUG = "diffaug:color_crop_flip_scale_rotate"
+"""A flip and the colours for every batch, then one of crop, scale and rotate; cutout is out where CutMix is in."""
+_IDC = TrainPlan(
+    epochs=1000,
+    batch=64,
+    schedule="steps",
+    milestones=(666, 833),  # 2/3 and 5/6 of the epochs, rounded down
+    gamma=0.2,
+    augment=_DIFFAUG,
+    mix="cutmix",
+    test_every=250,
+)
+_NCFM = TrainPlan(
+    epochs=2000,
+    batch=128,
+    optimiser="adamw",
+    lr=1e-3,
+    weight_decay=0.01,  # torch's default for AdamW, which the authors leave as it is
+    schedule="steps",
+    milestones=(400, 800, 1200, 1600),
+    gamma=0.5,
+    augment=_DIFFAUG,
+    mix="cutmix",
+    test_every=100,
+    repeats=10,
+)
 _DC = "code of arXiv:2006.05929, 2102.08259 and 2110.04181"
 
 _ROWS = (
@@ -68,6 +94,16 @@ _ROWS = (
         _DC,
     ),
     ProtocolRow(
+        "dc", "1.0", _CLASSIC.changed(augment="dc"), True,
+        "the classic one with DC's own augmentation, from before DSA: for mnist, and for ConvNetBN on any data set",
+        _DC,
+    ),
+    ProtocolRow(
+        "dc-dsa-flip", "1.0", _CLASSIC.changed(augment="dsa-flip"), True,
+        "the classic one with a flip for every batch before the lottery of the other five (FYI)",
+        "released code of arXiv:2407.08113",
+    ),
+    ProtocolRow(
         "dc-dsa-full", "1.0", _CLASSIC.changed(max_steps=2000, repeats=1), False,
         "dc-dsa on all training data, stopped after 2,000 steps of 256 images, the schedule compressed into them",
         "ours: 1,001 epochs of all data would take days",
@@ -78,6 +114,37 @@ _ROWS = (
         _CLASSIC.changed(epochs=1801, batch=64, milestones=(902,), networks=("ConvNetBN",), repeats=10), True,
         "DataDAM's own: 1,801 epochs in batches of 64 with DSA, learning rate tenfold lower after 902, batch norm",
         "released code of arXiv:2310.00093",
+    ),
+    ProtocolRow(
+        "idc", "1.0", _IDC, True,
+        "IDC's: 1,000 epochs of SGD in batches of 64, colour and flip always, CutMix for half of the batches",
+        "released code of arXiv:2205.14959; 5 students are ours (1 there by default)",
+    ),
+    ProtocolRow(
+        "idc-nomix", "1.0", _IDC.changed(mix="none"), True,
+        "idc without CutMix and without cutout: as its authors score mnist with factors above 1",
+        "released code of arXiv:2205.14959",
+    ),
+    ProtocolRow(
+        "idc-cutout", "1.0",
+        _IDC.changed(mix="none", augment="diffaug:color_crop_cutout_flip_scale_rotate"), True,
+        "idc without CutMix, with cutout: as its authors score svhn at ipc 1 with factor 1",
+        "released code of arXiv:2205.14959",
+    ),
+    ProtocolRow(
+        "ncfm", "1.0", _NCFM, True,
+        "NCFM's: 2,000 epochs of AdamW in batches of 128, augmented as in idc; published numbers are of the best epoch",
+        "released code of arXiv:2502.20653",
+    ),
+    ProtocolRow(
+        "ncfm-300", "1.0", _NCFM.changed(epochs=300, milestones=(60, 120, 180, 240), test_every=50), True,
+        "ncfm with 300 epochs: as its authors score tiny_imagenet at ipc 10",
+        "released code of arXiv:2502.20653",
+    ),
+    ProtocolRow(
+        "ncfm-40", "1.0", _NCFM.changed(epochs=40, milestones=(8, 16, 24, 32), test_every=5), True,
+        "ncfm with 40 epochs: as its authors score tiny_imagenet at ipc 50",
+        "released code of arXiv:2502.20653",
     ),
     ProtocolRow(
         "quick", "1.0", _QUICK, False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,12 +11,13 @@ import torch
 from torch import Tensor
 
 from ddbench import codecs, registry
+from ddbench.augment.named import augmentation
 from ddbench.compute import arithmetic
 from ddbench.contract import DistilledSet, Items, Labeller, RealData, Space
 from ddbench.protocols.rows import ROWS, ProtocolRow
 from ddbench.records import Score
 from ddbench.seeding import Generators
-from ddbench.train.engine import EngineOptions, Progress, Trainees, tested, train_students
+from ddbench.train.engine import EngineOptions, Progress, Tester, Trainees, tested, train_students
 from ddbench.train.labels import answer, answer_items, check_plan, load_networks
 from ddbench.train.students import AnswerView
 from ddbench.trainplan import TrainPlan
@@ -26,7 +28,8 @@ class Evaluation:
     """What a protocol found out about a set."""
 
     scores: list[Score]
-    """One a student, in the order of the generators."""
+    """One a student, in the order of the generators; then, where the plan tests on the way, each student's best of these
+    tests and the last (``best-epoch`` chosen on ``test``), which no board ranks."""
     engine: str
     """The path that ran: plain, compiled, stacked, stacked-compiled."""
     compile_s: float = 0.0
@@ -71,9 +74,21 @@ class RowProtocol:
     def plan(self) -> TrainPlan:
         return self.row.plan
 
-    def accepts(self, distilled: DistilledSet) -> str | None:
-        """Why this protocol cannot score a set, or None."""
+    def accepts(self, distilled: DistilledSet, network: str = "", dataset: str = "") -> str | None:
+        """Why this protocol cannot score a set, or None.
+
+        Args:
+            network: registered name of the students; "" leaves out what depends on it.
+            dataset: name of the real data; "": the one that the set names.
+        """
         targets, plan, name = distilled.targets, self.plan, self.name
+        if plan.augment == "dc" and network:
+            dataset = dataset or distilled.card.dataset
+            if augmentation("dc", True, network, dataset) is None:
+                return (
+                    f"protocol {name} augments nothing for {network} on {dataset or 'unnamed data'} (DC augments on mnist, "
+                    "and for ConvNetBN); use dc-none"
+                )
         if distilled.kind != "image":
             return f"protocol {name} trains image classifiers, and this is a set of kind {distilled.kind!r}"
         if not distilled.tensors:
@@ -131,19 +146,28 @@ class RowProtocol:
             ValueError: a set that is not accepted, or whose parts do not fit the data.
             FloatingPointError: a student diverged.
         """
-        self._check(distilled)
+        self._check(distilled, network, real)
         options = options or EngineOptions()
         begun = time.perf_counter()
         found = make_items(distilled, real, options)
         with arithmetic(options.precision):
             found, answers = _labelled(distilled, found, real, self.plan, options)
         trainees = train_students(
-            found, self.plan, network, generators, options, progress, answers, distilled.tensors
+            found,
+            self.plan,
+            network,
+            generators,
+            options,
+            progress,
+            answers,
+            distilled.tensors,
+            dataset=real.name,
+            tester=tester(distilled, real, options),
         )
         return score(trainees, distilled, real, generators, options, begun)
 
-    def _check(self, distilled: DistilledSet) -> None:
-        reason = self.accepts(distilled)
+    def _check(self, distilled: DistilledSet, network: str, real: RealData) -> None:
+        reason = self.accepts(distilled, network, real.name)
         if reason:
             raise ValueError(reason)
 
@@ -187,6 +211,12 @@ def _answering(
     return ask
 
 
+def tester(distilled: DistilledSet, real: RealData, options: EngineOptions) -> Tester:
+    """What tests students of a set on the real test images, which go through the set's own space."""
+    space = distilled.space or real.train.space
+    return functools.partial(tested, test=real.test, space=space, options=options)
+
+
 def score(
     trainees: Trainees,
     distilled: DistilledSet,
@@ -196,11 +226,21 @@ def score(
     begun: float,
 ) -> Evaluation:
     """Test trained students; ``begun`` is the clock at which the evaluation began."""
-    space = distilled.space or real.train.space
-    accuracies, compile_s = tested(trainees, real.test, space, options)
+    accuracies, compile_s = tester(distilled, real, options)(trainees)
     compile_s += trainees.compile_s
     scores = [
         Score(metric="top1", value=value, network=trainees.network, seed=g.seed)
         for value, g in zip(accuracies, generators, strict=True)
+    ]
+    scores += [
+        Score(
+            value=max(value, *tests.values()),
+            network=trainees.network,
+            seed=g.seed,
+            chosen_by="best-epoch",
+            chosen_on="test",
+        )
+        for value, tests, g in zip(accuracies, trainees.tests, generators, strict=False)
+        if tests
     ]
     return Evaluation(scores, trainees.path, compile_s, max(0.0, time.perf_counter() - begun - compile_s))

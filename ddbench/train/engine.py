@@ -8,7 +8,6 @@ never from a measurement, so that the same cell takes the same path, and gives t
 
 from __future__ import annotations
 
-import copy
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +19,20 @@ from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
 from ddbench import compute
-from ddbench.compute import Program, arithmetic, compiler_works, keep_freed_memory, remember, warm
+from ddbench.compute import (
+    COMPILE_ABOVE_S,
+    FLOPS,
+    STACK_BELOW,
+    Program,
+    arithmetic,
+    compiler_works,
+    keep_freed_memory,
+    loop_s,
+    remember,
+    warm,
+)
 from ddbench.contract import ImageData, Items, Space
-from ddbench.nets.build import build, init_parameters, initialise_, skeleton
+from ddbench.nets.build import architecture, build, init_parameters, initialise_, multiply_adds, skeleton
 from ddbench.nets.names import canonical
 from ddbench.nets.stacked import Stacked
 from ddbench.seeding import Generators
@@ -33,6 +43,7 @@ from ddbench.train.students import (
     epoch_length,
     input_shape,
     losses,
+    target_kind,
     total_steps,
 )
 from ddbench.trainplan import TrainPlan
@@ -40,18 +51,13 @@ from ddbench.trainplan import TrainPlan
 PATHS = ("plain", "compiled", "stacked", "stacked-compiled")
 PRECISIONS = ("fp32", "tf32", "bf16", "float64")
 
-STACK_BELOW = 100e6
-"""On CPU, students are stacked where one student's forward step has fewer multiply-adds: 5 students on 8x8 digits gain 2 to 4
-times at 2e6 to 2e7; at 5e8 (32x32 colour, width 128) the arithmetic rules and stacking gains nothing."""
-COMPILE_ABOVE_S = 10.0
-"""Compiled where the plain loop would take longer than this by the estimate below: compiling costs 3 to 15 s."""
-_STEP_S = 5e-4
-_FLOPS = 60e9
-"""Estimate of the plain loop on two CPU cores: half a millisecond a step, and 6 operations a multiply-add at this rate."""
 _TEST_BATCH = {"cpu": 256, "cuda": 1024}
 
 Progress = Callable[..., None]
 """progress(done, total, loss): epochs done of the epochs in all (of all students), mean training loss of late."""
+
+Tester = Callable[["Trainees"], tuple[list[float], float]]
+"""Students as they are -> (accuracy of each in [0, 1], seconds that compiling took): :func:`tested` on some test data."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,9 @@ class Trainees:
     """The path that ran."""
     compile_s: float = 0.0
     train_s: float = 0.0
-    """Without ``compile_s``."""
+    """Without ``compile_s``; tests on the way included."""
+    tests: tuple[dict[int, float], ...] = ()
+    """Of each student, finished epochs -> test accuracy, at the plan's ``test_every`` and before the last epoch."""
 
 
 # ------------------------------------------------------------------------------------------------ set-up
@@ -108,30 +116,6 @@ class Trainees:
 
 def _autocast(options: EngineOptions, device: torch.device) -> Any:
     return torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16")
-
-
-def _architecture(network: str, shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """A module that shows the layers; on the meta device where it is one of ours."""
-    return build(network, shape, classes) if ":" in network else skeleton(network, shape, classes)
-
-
-@functools.lru_cache(maxsize=64)
-def multiply_adds(network: str, shape: tuple[int, int, int], classes: int) -> float:
-    """Multiply-adds of convolutions and linear layers in one image's forward pass."""
-    net = copy.deepcopy(_architecture(network, shape, classes)).eval()
-    total = 0.0
-
-    def count(layer: nn.Conv2d | nn.Linear, _: Any, out: Tensor) -> None:
-        nonlocal total
-        weight = layer.weight
-        total += weight[0].numel() * (out[0].numel() if isinstance(layer, nn.Conv2d) else out.numel())
-
-    for layer in net.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            layer.register_forward_hook(count)
-    with torch.no_grad():
-        net(torch.zeros(1, *shape, device=next(net.parameters()).device))
-    return total
 
 
 def choose_path(
@@ -162,11 +146,11 @@ def choose_path(
         return "plain"
     batch = min(plan.batch, items)
     step = batch * multiply_adds(network, shape, classes)
-    fits = students > 1 and Stacked.fits(_architecture(network, shape, classes))
+    fits = students > 1 and Stacked.fits(architecture(network, shape, classes))
     if device != "cpu":
         return "stacked" if fits else "plain"
     stacked = fits and step < STACK_BELOW
-    estimate_s = students * total_steps(items, plan) * (_STEP_S + 6 * step / _FLOPS)
+    estimate_s = loop_s(students * total_steps(items, plan), step)
     if estimate_s < COMPILE_ABOVE_S:
         return "stacked" if stacked else "plain"
     return "stacked-compiled" if stacked else "compiled"
@@ -236,7 +220,7 @@ def optimiser(
 
 
 class _Crew(Protocol):
-    """What a path provides: fresh students, the losses of a step, and their states at the end."""
+    """What a path provides: fresh students, the losses of a step, and copies of their states."""
 
     run: _Run
     program: Program
@@ -308,7 +292,8 @@ class _One:
         return list(self.net.named_parameters())
 
     def losses(self, step: Step) -> Tensor:
-        return self.program.call(*_squeezed(step))[None]
+        loss: Tensor = self.program.call(*_squeezed(step))
+        return loss[None]
 
     def states(self) -> list[dict[str, Tensor]]:
         return [{name: t.detach().clone() for name, t in self.net.state_dict().items()}]
@@ -361,7 +346,8 @@ class _Many:
 
     def losses(self, step: Step) -> Tensor:
         self.taken += 1
-        return self.program.call(self.tensors, step.inputs, step.ids, step.soft, step.weights)
+        found: Tensor = self.program.call(self.tensors, step.inputs, step.ids, step.soft, step.weights)
+        return found
 
     def states(self) -> list[dict[str, Tensor]]:
         found = []
@@ -384,6 +370,8 @@ def _prepare(crew: _Crew, sizes: Sequence[int], items: Items) -> tuple[float, bo
     run = crew.run
     many = run.students if isinstance(crew, _Many) else 1
     program = crew.program
+    mixed = run.plan.mix != "none"
+    ids = None if mixed else items.ids
     spent = 0.0
     for b in sizes:
 
@@ -392,18 +380,39 @@ def _prepare(crew: _Crew, sizes: Sequence[int], items: Items) -> tuple[float, bo
             zeros = torch.zeros(many, b, dtype=torch.int64, device=run.device)
             step = Step(
                 0, True, torch.zeros(many, b, *run.shape, **made),
-                None if items.ids is None else zeros.to(items.ids.dtype),
-                None if items.soft is None else torch.full((many, b, run.classes), 1 / run.classes, **made),
+                None if ids is None else zeros.to(ids.dtype),
+                None if items.soft is None and not mixed else torch.full((many, b, run.classes), 1 / run.classes, **made),
                 run.kind,
                 None if items.weights is None else torch.ones(many, b, **made),
             )  # fmt: skip
             crew.losses(step).sum().backward()  # type: ignore[no-untyped-call,unused-ignore]
 
-        seconds, worked = warm(program, (b, items.ids is None, items.weights is None), trial)
+        seconds, worked = warm(program, (b, ids is None, items.weights is None), trial)
         spent += seconds
         if not worked:
             return spent, False
     return spent, True
+
+
+class _Watch:
+    """The tests of one crew on the way to the end."""
+
+    def __init__(self, tester: Tester, run: _Run, path: str) -> None:
+        self.tester, self.run, self.path = tester, run, path
+        self.tests: list[dict[int, float]] = [
+            {} for _ in range(run.students if path.startswith("stacked") else 1)
+        ]
+        self.compile_s = 0.0
+
+    def test(self, epochs: int, states: list[dict[str, Tensor]]) -> None:
+        """Test students after so many finished epochs."""
+        run, none = self.run, torch.empty(len(states), 0)
+        found, seconds = self.tester(
+            Trainees(run.network, run.shape, run.classes, tuple(states), none, self.path)
+        )
+        self.compile_s += seconds
+        for own, value in zip(self.tests, found, strict=True):
+            own[epochs] = value
 
 
 def _train(
@@ -413,8 +422,10 @@ def _train(
     done: int,
     total_epochs: int,
     progress: Progress | None,
+    watch: _Watch | None = None,
 ) -> tuple[list[dict[str, Tensor]], Tensor]:
-    """Train the students of one crew to the end: their states, and losses (G, steps)."""
+    """Train the students of one crew to the end: their states, and losses (G, steps).  ``watch`` tests
+    them wherever the plan says so before the end."""
     run, plan = crew.run, crew.run.plan
     named = crew.start(generators)
     total = total_steps(epoch_length(feed.items), plan)
@@ -440,6 +451,8 @@ def _train(
         if progress is not None and step.last and (step.epoch % often == 0 or taken + 1 == total):
             progress(done + step.epoch + 1, total_epochs, float(torch.stack(told[seen:]).mean()))
             seen = len(told)
+        if watch is not None and step.last and plan.tested_after(step.epoch) and taken + 1 < total:
+            watch.test(step.epoch + 1, crew.states())
     history = torch.stack(told, 1).cpu()
     states = crew.states()
     for g, state in enumerate(states):
@@ -467,6 +480,8 @@ def train_students(
     progress: Progress | None = None,
     answers: AnswerView | None = None,
     tensors: Mapping[str, Tensor] | None = None,
+    dataset: str = "",
+    tester: Tester | None = None,
 ) -> Trainees:
     """Train one fresh student for each family of generators.
 
@@ -474,11 +489,14 @@ def train_students(
         items: training items with their targets.
         plan: how to train.
         network: registered name.
-        generators: one family a student: ``weights``, ``order``, ``visit`` and ``augment`` drive it, nothing else is random.
+        generators: one family a student: ``weights``, ``order``, ``visit``, ``augment`` and ``mix`` drive it, nothing else
+            is random.
         options: device, precision, path.
         progress: called with (epochs done, epochs in all, mean loss) at most a hundred times a student; may raise to stop.
         answers: of the labeller, where the items have one.
         tensors: of the set, for view plans that name explicit views.
+        dataset: name of the real data, which decides what augment ``dc`` is.
+        tester: tests the students after every ``plan.test_every`` epochs; the end is the caller's to test.
 
     Returns:
         the trained students, in the order of ``generators``.
@@ -495,6 +513,10 @@ def train_students(
     if items.labeller is not None and answers is None and items.soft is None:
         raise ValueError(
             "the items have a labeller but no answers were given; load its networks and pass answers="
+        )
+    if answers is not None and plan.mix != "none":
+        raise ValueError(
+            f"mix {plan.mix!r} mixes a set's own labels, and this one's come from a labeller; use none"
         )
     keep_freed_memory()
     device = torch.device(options.device)
@@ -515,10 +537,11 @@ def train_students(
         )
     if not compiler_works():
         path = path.replace("stacked-compiled", "stacked").replace("compiled", "plain")
-    kind = "logits" if answers is not None else items.kind
+    kind = "logits" if answers is not None else target_kind(items, plan)
     compile_s, begun = 0.0, time.perf_counter()
     states: list[dict[str, Tensor]] = []
     histories: list[Tensor] = []
+    tests: list[dict[int, float]] = []
     stacked = path.startswith("stacked")
     crews = [list(generators)] if stacked else [[g] for g in generators]
 
@@ -538,14 +561,27 @@ def train_students(
                 path = "stacked" if stacked else "plain"
                 crew = crew_for(path)
         for number, group in enumerate(crews):
-            feed = Feed(items, plan, group, device, options.dtype, answers, tensors)
+            feed = Feed(items, plan, group, device, options.dtype, answers, tensors, network, dataset)
             total_epochs = plan.epochs * len(crews)
-            found, history = _train(crew, feed, group, number * plan.epochs, total_epochs, progress)
+            done = number * plan.epochs
+            watch = None if tester is None else _Watch(tester, crew.run, path)
+            found, history = _train(crew, feed, group, done, total_epochs, progress, watch)
+            if watch is not None:
+                compile_s += watch.compile_s
+                tests += watch.tests
             states += found
             histories.append(history)
     train_s = time.perf_counter() - begun - compile_s
     return Trainees(
-        network, shape, items.classes, tuple(states), torch.cat(histories), path, compile_s, train_s
+        network,
+        shape,
+        items.classes,
+        tuple(states),
+        torch.cat(histories),
+        path,
+        compile_s,
+        train_s,
+        tuple(tests),
     )
 
 
@@ -583,7 +619,7 @@ def tested(
     keep_freed_memory()
     device = torch.device(options.device)
     t, students = trainees, len(trainees.states)
-    work_s = students * len(test) * 2 * multiply_adds(t.network, t.shape, t.classes) / _FLOPS
+    work_s = students * len(test) * 2 * multiply_adds(t.network, t.shape, t.classes) / FLOPS
     wanted = (
         options.path in ("auto", "compiled", "stacked-compiled") and device.type == "cpu" and compiler_works()
     )

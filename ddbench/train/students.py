@@ -1,7 +1,8 @@
 """What students are made of: the batches they see, their loss, and many of them as one stacked network.
 
 A student's random numbers come from its own generators alone: ``weights``, ``order`` (one permutation an epoch),
-``visit`` and ``augment`` (one draw a step).  Which path trains it, and how many train beside it, changes nothing but rounding.
+``visit``, ``augment`` and ``mix`` (one draw a step).  Which path trains it, and how many train beside it, changes nothing but
+rounding.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ddbench.augment.mix import CutMix, Mix, Mixes
 from ddbench.augment.named import augmentation
 from ddbench.augment.views import Views, batches, mix_rows
 from ddbench.contract import Items
@@ -128,6 +130,7 @@ class _Planned:
     last: bool
     rows: Tensor
     draws: list[Any]
+    mixes: list[Mix | None]
     inputs: Tensor | None
 
 
@@ -136,11 +139,14 @@ class Feed:
 
     Args:
         items: of the set.
-        plan: batch, augmentation, epochs, cap on steps.
+        plan: batch, augmentation, mix, epochs, cap on steps.
         generators: one family a student.
         device, dtype: of the inputs.
         answers: of a labeller to what the student sees, where there is one.
         tensors: of the set, for explicit views.
+        network, dataset: names, which decide what augment ``dc`` is.
+
+    Under a mix the targets are probabilities in every step, mixed or not, and there are no ids: one kind of step for all.
     """
 
     def __init__(
@@ -152,14 +158,20 @@ class Feed:
         dtype: torch.dtype,
         answers: AnswerView | None = None,
         tensors: Mapping[str, Tensor] | None = None,
+        network: str = "",
+        dataset: str = "",
     ) -> None:
         self.items, self.plan, self.generators = items, plan, generators
         self.device, self.dtype, self.answers, self.tensors = device, dtype, answers, tensors
         length = epoch_length(items)
         self.steps_an_epoch = steps_an_epoch(length, plan)
-        self.augment = augmentation(plan.augment, items.flip)
+        self.augment = augmentation(plan.augment, items.flip, network, dataset)
+        self.mix = None if plan.mix == "none" else CutMix(plan.mix_probability, plan.mix_alpha)
         self.ids = None if items.ids is None else items.ids.to(device)
         self.soft = None if items.soft is None else items.soft.to(device, dtype)
+        self.kind = target_kind(items, plan)
+        if self.mix is not None and self.soft is not None:
+            self.soft = _soft_probabilities(self.soft, items.kind, 1)
         self.weights = None if items.weights is None else items.weights.to(device, dtype)
         self.shape = input_shape(items)
         item_mib = dtype.itemsize * self.shape.numel() / _MIB
@@ -216,7 +228,8 @@ class Feed:
                 continue
             batches_ = list(self._epoch_rows(epoch))
             for number, rows in enumerate(batches_):
-                inputs, draws = None, []
+                inputs, draws, mixes = None, [], []
+                b, shape = rows.shape[1], tuple(self.shape)
                 if (visit := self.items.visit) is not None:
                     stored = self.items.stored
                     parts = zip(rows, self.generators, strict=True)
@@ -224,11 +237,12 @@ class Feed:
                         [self._to_input(visit(stored[r.to(stored.device)], g("visit"))) for r, g in parts]
                     )
                 if self.augment is not None:
-                    b, shape = rows.shape[1], tuple(self.shape)
                     draws = [self.augment.draw(b, shape, g("augment")) for g in self.generators]
+                if self.mix is not None:
+                    mixes = [self.mix.draw(b, shape, g("mix")) for g in self.generators]
                 taken += 1
                 last = number == len(batches_) - 1 or taken == cap
-                planned.append(_Planned(epoch, number, last, rows, draws, inputs))
+                planned.append(_Planned(epoch, number, last, rows, draws, mixes, inputs))
                 if len(planned) == self._ahead or taken == cap:
                     yield from self._prepare(planned)
                     planned = []
@@ -257,16 +271,43 @@ class Feed:
             ids, soft, weights = (
                 None if t is None else t[on_device] for t in (self.ids, self.soft, self.weights)
             )
+            if self.mix is not None:
+                mixes = [m for i in which for m in planned[i].mixes]
+                x, soft, weights = self._mixed(x, ids, soft, weights, mixes)
+                ids = None
             for at, i in enumerate(which):
                 p = planned[i]
                 at_ids, at_soft, at_weights = (None if t is None else t[at] for t in (ids, soft, weights))
                 seen[i] = (clean if labeller is not None and labeller.sees == "clean" else x)[at]
-                ready[i] = Step(p.epoch, p.last, x[at], at_ids, at_soft, self.items.kind, at_weights)
+                ready[i] = Step(p.epoch, p.last, x[at], at_ids, at_soft, self.kind, at_weights)
         for i, p in enumerate(planned):
             step, inputs = ready.pop(i), seen.pop(i)
             if self.answers is not None:
                 step = replace(step, soft=self._answered(p, inputs), kind="logits")
             yield step
+
+    def _mixed(
+        self,
+        x: Tensor,
+        ids: Tensor | None,
+        soft: Tensor | None,
+        weights: Tensor | None,
+        mixes: Sequence[Mix | None],
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Inputs (steps, G, b, C, H, W), probabilities (steps, G, b, K) and weights, all mixed by the same draws."""
+        if soft is None:
+            if ids is None:
+                raise ValueError(
+                    "CutMix got items with neither label ids nor soft labels; expected one of them"
+                )
+            soft = (ids[..., None] == torch.arange(self.items.classes, device=self.device)).to(self.dtype)
+        drawn = Mixes.of(mixes, x.shape[2])
+        with torch.no_grad():
+            x = drawn.images(x.flatten(0, 1)).view(x.shape)
+            soft = drawn.rows(soft.flatten(0, 1)).view(soft.shape)
+            if weights is not None:
+                weights = drawn.rows(weights.flatten(0, 1)).view(weights.shape)
+        return x, soft, weights
 
     def _answered(self, p: _Planned, inputs: Tensor) -> Tensor:
         assert self.answers is not None
@@ -312,6 +353,11 @@ class Feed:
         if soft is not None:  # static labels are interpolated like the images
             soft = mix_rows(soft, views, size)
         return ids, soft, kind, weights
+
+
+def target_kind(items: Items, plan: TrainPlan) -> str:
+    """What the soft targets of every step are: those of the items, or probabilities where a mix makes them."""
+    return items.kind if plan.mix == "none" else "probabilities"
 
 
 def epoch_length(items: Items) -> int:

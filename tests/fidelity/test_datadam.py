@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import plain_matching
 import pytest
 import torch
 import torch.nn.functional as F
@@ -44,6 +45,9 @@ def test_the_maps_and_the_distance_of_the_spec(
     assert torch.allclose(f, torch.tensor(of_f), atol=1e-6)
     assert torch.allclose(g, torch.tensor([of_g]), atol=1e-6)
     assert float(class_mean_distance(f[None], g[None])) == pytest.approx(distance, abs=1e-6)
+    made = registry.get("methods", "datadam")()
+    nothing = torch.zeros(1, 1, 3)
+    assert float(made.loss((f[None], nothing), (g[None], nothing))) == pytest.approx(100 * distance, abs=1e-4)
 
 
 @pytest.mark.parametrize(("p", "distance"), [(1, 0.464160), (4, 2.479259)])
@@ -78,9 +82,61 @@ def test_all_blocks_but_the_last_give_attention_and_the_last_pooling_the_embeddi
     assert [tuple(f.shape) for f in features] == [(3, 1024), (3, 256), (3, 2048)]
 
 
-def test_attention_needs_a_convnet() -> None:
+def test_four_blocks_at_64x64_match_three_maps() -> None:
+    net = RandomNetworks("ConvNetD4W4BN", (3, 64, 64), 200).draw(torch.Generator().manual_seed(0))
+    features = attention_features(net, torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1)))
+    assert [tuple(f.shape) for f in features] == [(3, 4096), (3, 1024), (3, 256), (3, 4 * 4 * 4)]
+
+
+def test_attention_is_taken_before_pooling_and_the_embedding_after_it() -> None:
+    net = RandomNetworks("ConvNetD2W4", (1, 8, 8), 2).draw(torch.Generator().manual_seed(0))
+    x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    first = F.relu(net.blocks[0].norm(net.blocks[0].conv(x)))
+    second = F.relu(net.blocks[1].norm(net.blocks[1].conv(F.avg_pool2d(first, 2))))
+    attention, embedding = attention_features(net, x)
+    assert torch.allclose(attention, attention_maps(first), atol=1e-6)
+    assert torch.allclose(embedding, F.avg_pool2d(second, 2).flatten(1), atol=1e-6)
+
+
+def test_maps_are_normalised_before_they_are_averaged() -> None:
+    first, second = torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
+    second[..., 0, 0] = 100.0
+    maps = attention_maps(torch.cat([first, second]))
+    mean_of_unit = torch.tensor([0.75, 0.25, 0.25, 0.25])
+    assert torch.allclose(maps.mean(0), mean_of_unit)
+    assert not torch.allclose(attention_maps((first + second) / 2)[0], mean_of_unit / mean_of_unit.norm())
+
+
+def test_identical_batches_also_permuted_in_their_classes_have_no_loss() -> None:
+    made = registry.get("methods", "datadam")()
+    net = RandomNetworks("ConvNetD2W4BN", (1, 8, 8), 2).draw(torch.Generator().manual_seed(0))
+    x = torch.rand(2, 4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    def of(images: torch.Tensor) -> list[torch.Tensor]:
+        return [f.view(2, 4, -1) for f in attention_features(net, images.flatten(0, 1))]
+
+    assert float(made.loss(of(x), of(x))) == 0.0
+    assert float(made.loss(of(x), of(x[:, [2, 0, 3, 1]]))) < 1e-9
+    assert float(made.loss(of(x), of(x.flip(0)))) > 1e-3
+
+
+def test_with_batch_norm_chunks_of_classes_would_change_the_features() -> None:
+    net = RandomNetworks("ConvNetD1W4BN", (1, 8, 8), 2).draw(torch.Generator().manual_seed(0))
+    x = (
+        torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+        * torch.arange(8)[:, None, None, None]
+    )
+    (whole,), (part,) = attention_features(net, x), attention_features(net, x[:4])
+    assert not torch.allclose(whole[:4], part, atol=1e-2)
+
+
+def test_attention_needs_a_convnet_and_says_which() -> None:
     net = RandomNetworks("MLP", (1, 8, 8), 2).draw(torch.Generator())
-    with pytest.raises(ValueError, match="no feature maps of blocks; attention matching needs a ConvNet"):
+    with pytest.raises(
+        ValueError,
+        match=r"this network has no feature maps of blocks; attention matching needs a ConvNet: choose ConvNetBN, "
+        r"or ConvNetD4BN for 64x64 images \(see: ddbench list networks\)",
+    ):
         attention_features(net, torch.zeros(2, 1, 8, 8))
 
 
@@ -90,6 +146,15 @@ def test_the_loss_weighs_attention_by_100_and_the_output_by_100_lambda() -> None
     synthetic = (torch.full((1, 1, 3), 0.5), torch.ones(1, 1, 5))
     assert float(made.loss(real, synthetic)) == pytest.approx(100 * 0.75 + 100 * 0.01 * 5)
     assert float(made.loss(real, real)) == 0.0
+
+
+def test_the_mean_squared_error_of_the_table_divides_by_coordinates_not_by_classes() -> None:
+    made = registry.get("methods", "datadam")(error="mean")
+    real = (torch.zeros(2, 2, 3), torch.zeros(2, 2, 5))
+    synthetic = (torch.full((2, 1, 3), 0.5), torch.ones(2, 1, 5))
+    assert float(made.loss(real, synthetic)) == pytest.approx(100 * 2 * 0.25 + 100 * 0.01 * 2 * 1)
+    with pytest.raises(ValueError, match="error is 'mse'; expected sum or mean"):
+        registry.get("methods", "datadam")(error="mse")
 
 
 @pytest.mark.parametrize(("network", "p"), [("ConvNetD2W4BN", 1.0), ("ConvNetD2W4", 4.0)])
@@ -129,6 +194,7 @@ def test_a_step_equals_the_loss_written_out(network: str, p: float) -> None:
 def test_the_defaults_and_recipes_are_the_released_code_and_the_paper() -> None:
     made = registry.get("methods", "datadam")()
     assert (made.network, made.power, made.batch_real) == ("ConvNetBN", 1.0, 64)
+    assert (made.factor, made.task_balance, made.normalise, made.error) == (100.0, 0.01, True, "sum")
     assert (made.iterations, made.image_lr, made.momentum) == (20_000, 1.0, 0.5)
     rows = registry.recipes("datadam")
     for ipc in (1, 10, 50):
@@ -136,4 +202,23 @@ def test_the_defaults_and_recipes_are_the_released_code_and_the_paper() -> None:
             assert rows["authors", dataset, ipc]["network"] == f"ConvNet{depth}BN"
             paper = rows["paper", dataset, ipc]
             assert (paper["network"], paper["power"], paper["iterations"]) == (f"ConvNet{depth}", 4.0, 8_000)
+            assert paper["error"] == "mean"
+    for dataset, ipc in (("cifar10", 100), ("cifar100", 100)):
+        assert rows["authors", dataset, ipc]["image_lr"] == 10.0
     assert all(row["source"] for row in rows.values())
+
+
+@pytest.mark.parametrize("power", [1.0, 4.0])
+def test_losses_of_three_steps_are_those_of_the_plain_loop(
+    power: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = blobs("three", (1, 8, 8), 3, (12, 2)).train
+    task = RunTask(train, 2, 5)
+    losses: list[torch.Tensor] = []
+    monkeypatch.setattr(task, "log", lambda loss: losses.append(loss))
+    made = registry.get("methods", "datadam")(
+        network="ConvNetD2W4BN", iterations=3, batch_real=4, power=power
+    )
+    made.distill(task)
+    twin = plain_matching.datadam(train, 2, 5, "ConvNetD2W4BN", 4, power)
+    assert [float(x) for x in losses] == pytest.approx([next(twin) for _ in range(3)], rel=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import plain_matching
 import pytest
 import torch
 from conftest import blobs
@@ -106,6 +107,45 @@ def test_two_steps_equal_the_algorithm_written_out_class_by_class(network: str) 
         images = images - 3.0 * velocity
     assert torch.allclose(got, images.flatten(0, 1), atol=1e-4)
     assert not torch.allclose(got, torch.zeros_like(got), atol=0.1)
+
+
+@pytest.mark.parametrize("network", ["ConvNetD1W4", "ConvNetD1W4BN"])
+def test_losses_of_three_steps_are_those_of_the_plain_loop(
+    network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = blobs("three", (1, 8, 8), 3, (12, 2)).train
+    task = RunTask(train, 2, 5)
+    losses: list[torch.Tensor] = []
+    monkeypatch.setattr(task, "log", lambda loss: losses.append(loss))
+    registry.get("methods", "dm")(network=network, iterations=3, batch_real=4).distill(task)
+    twin = plain_matching.dm(train, 2, 5, network, 4)
+    assert [float(x) for x in losses] == pytest.approx([next(twin) for _ in range(3)], rel=1e-4)
+
+
+def test_every_step_has_a_network_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    draw = RandomNetworks.draw
+
+    def seen(self: RandomNetworks, generator: torch.Generator) -> torch.nn.Module:
+        net = draw(self, generator)
+        drawn.append(next(net.parameters()).clone())
+        return net
+
+    monkeypatch.setattr(RandomNetworks, "draw", seen)
+    train = blobs("three", (1, 8, 8), 3, (12, 2)).train
+    registry.get("methods", "dm")(network="ConvNetD1W4", iterations=3, batch_real=4).distill(
+        RunTask(train, 1, 5)
+    )
+    assert len(drawn) == 3 and len({float(w.sum()) for w in drawn}) == 3
+
+
+def test_the_gradient_of_an_image_shrinks_with_ipc() -> None:
+    """2 / ipc times the difference of means, which is why image_lr grows at 100 images a class."""
+    real = torch.zeros(1, 3, 4)
+    for ipc in (1, 10, 100):
+        synthetic = torch.ones(1, ipc, 4, requires_grad=True)
+        class_mean_distance(real, synthetic).backward()
+        assert torch.allclose(synthetic.grad, torch.full((1, ipc, 4), 2 / ipc))
 
 
 def test_the_defaults_and_recipes_are_the_authors() -> None:
