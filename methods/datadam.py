@@ -145,4 +145,7 @@ RECIPES = {
     ("cpu", "mnist", None): dict(
         network="ConvNetW32BN", iterations=300, batch_real=32, source="ours, minutes on two CPU cores"
     ),
+    ("cpu", "cifar10", None): dict(
+        network="ConvNetW32BN", iterations=300, batch_real=32, source="ours, minutes on two CPU cores"
+    ),
 }

@@ -116,4 +116,11 @@ RECIPES = {
         batch_real=32,
         source="ours, minutes on two CPU cores",
     ),
+    ("cpu", "cifar10", None): dict(
+        network="ConvNetW32",
+        iterations=300,
+        image_lr=1.0,
+        batch_real=32,
+        source="ours, minutes on two CPU cores",
+    ),
 }

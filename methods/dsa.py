@@ -101,15 +101,21 @@ RECIPES = {
     ("authors", "tiny_imagenet", 1): dict(network="ConvNetD4", outer=1, inner=1, source=_DEEP),
     ("authors", "tiny_imagenet", 10): dict(network="ConvNetD4", outer=10, inner=50, source=_DEEP),
     ("digits", "digits", 1): dict(
-        network="ConvNetD2W32", iterations=300, outer=1, inner=1, batch_real=64, source=_SMALL
+        network="ConvNetD2W32", iterations=150, outer=1, inner=1, batch_real=64, source=_SMALL
     ),
     ("digits", "digits", None): dict(
-        network="ConvNetD2W32", iterations=50, outer=5, inner=5, batch_real=64, source=_SMALL
+        network="ConvNetD2W32", iterations=50, outer=3, inner=10, batch_real=32, image_lr=0.3, source=_SMALL
     ),
     ("cpu", "mnist", 1): dict(
-        network="ConvNetW32", iterations=150, outer=1, inner=1, batch_real=32, source=_CPU
+        network="ConvNetW32", iterations=300, outer=1, inner=1, batch_real=32, source=_CPU
     ),
     ("cpu", "mnist", None): dict(
-        network="ConvNetW32", iterations=30, outer=5, inner=5, batch_real=32, source=_CPU
+        network="ConvNetW32", iterations=30, outer=5, inner=5, batch_real=32, image_lr=0.3, source=_CPU
+    ),
+    ("cpu", "cifar10", 1): dict(
+        network="ConvNetW32", iterations=300, outer=1, inner=1, batch_real=32, source=_CPU
+    ),
+    ("cpu", "cifar10", None): dict(
+        network="ConvNetW32", iterations=30, outer=5, inner=5, batch_real=32, image_lr=0.3, source=_CPU
     ),
 }

@@ -4,9 +4,12 @@ Source: Son, Oh, Baek and Ham, "FYI: Flip Your Images for Dataset Distillation",
 (cvlab-yonsei/FYI).  Write ``fyi+dm``, ``fyi+dsa``, ``fyi+datadam``: the base keeps its loss, networks, step sizes and recipes.
 The mirror images join before augmentation, in the matching step and in every mini-batch of an inner training; they are never
 stored, and evaluation does not see them.
-Departures: the released code always leaves DC's and DM's evaluation at the last iteration, as every method does here.  Its
-changed augmentation (a flip always, then one of five operations) is a setting of its own, since it is worth points without
-mirror images too: with ``always_flip`` it is used while distilling, and the protocol ``dc-dsa-flip`` uses it in evaluation.
+Departures: none in a step; the released code scores the set after its last update and stops there, as every method here does.
+Its changed augmentation (a flip always, then one of five operations) is a setting of its own, since it is worth points
+without mirror images too: with ``always_flip`` it is used while distilling, and the protocol ``dc-dsa-flip`` uses it in
+evaluation.  What else it changes in a base is a recipe of that base (``fyi``: fewer loops of ``dc`` and ``dsa`` on cifar100
+at ipc 50); unlike its fork, DM keeps networks with batch norm.  There is no code for IDC (nor NCFM): mirror images join
+after decoding.
 Data sets whose classes a mirror would change (digits) are not refused, but the idea does not hold there.
 """
 

@@ -222,7 +222,7 @@ _MNIST = dict(
     source=_TABLE,
 )
 _MNIST_I = dict(distance="l1", image_lr=1e-4, base_side=28, n_data=500, factor=1, source=_TABLE)
-_SMALL = "ours, for 8x8 images"
+_SMALL = "ours, for 8x8 images, whose quarters show too little of a digit: factor 1"
 RECIPES = {
     ("authors", "cifar10", 1): _CIFAR10,
     ("authors", "cifar10", 10): _CIFAR10,
@@ -257,7 +257,16 @@ RECIPES = {
     ("idc-i", "fashion_mnist", 10): {**_FASHION, "factor": 1},
     ("idc-i", "fashion_mnist", 50): {**_FASHION, "factor": 1},
     ("digits", "digits", None): dict(
-        network="ConvNetD2W32", iterations=10, inner=10, n_data=128, base_side=8, source=_SMALL
+        network="ConvNetD2W32",
+        iterations=10,
+        inner=10,
+        factor=1,
+        init="random",
+        image_lr=0.2,
+        base_side=8,
+        batch_real=32,
+        n_data=128,
+        source=_SMALL,
     ),
     ("cpu", "mnist", None): dict(
         network="ConvNetW32",

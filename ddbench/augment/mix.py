@@ -71,7 +71,7 @@ def mixed_images(x: Tensor, mix: Mix | None) -> Tensor:
         return x
     x1, y1, x2, y2 = mix.box
     out = x.clone()
-    out[..., y1:y2, x1:x2] = x[mix.partners.to(x.device)][..., y1:y2, x1:x2]
+    out[..., y1:y2, x1:x2] = x[to_device(mix.partners, x.device)][..., y1:y2, x1:x2]
     return out
 
 
@@ -92,7 +92,7 @@ def mixed_targets(
         soft = F.one_hot(ids, classes).to(dtype)
     if mix is None:
         return soft
-    return torch.lerp(soft[mix.partners.to(soft.device)], soft, mix.share)
+    return torch.lerp(soft[to_device(mix.partners, soft.device)], soft, mix.share)
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,9 +21,9 @@ from ddbench.nets.build import multiply_adds
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """Network, images (n, C, H, W), targets (n,) or (n, K) -> a scalar."""
 
-_COMPILE_ABOVE_S = 60.0
+_COMPILE_ABOVE_S = 120.0
 """A loss is compiled where its passes would take longer than this by estimate: on two cores compiling costs 3 to 8 s for each
-size of batch, and saves a third of the time after it (32x32 colour, width 128)."""
+size of batch, and saves 10 to 15 % of the time after it (32x32 colour, width 128), more where freed memory is not kept."""
 
 
 def mean_loss(net: nn.Module, x: Tensor, targets: Tensor) -> Tensor:

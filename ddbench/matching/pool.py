@@ -2,7 +2,7 @@
 
 Source: Wang et al., "Dataset Distillation with Neural Characteristic Function: A Minmax Perspective", CVPR 2025,
 arXiv:2502.20653, and its code.
-Departures: none.
+Departures: inputs of every data set are standardised from [0, 1]; the code forgets to scale those of the ImageNet subsets.
 """
 
 from __future__ import annotations

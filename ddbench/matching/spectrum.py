@@ -22,6 +22,8 @@ from torch import Tensor, nn
 FLOOR = 1e-12
 """Smallest value of a phase term: the square root above it has no bounded slope at 0."""
 NORM_EPS = 1e-12
+_TINY = 1e-30
+"""Below the square root, where the phase has no weight: amplitudes of equal floats would give a slope of 0 * infinity."""
 MEMBERS = 16
 """Frequencies that share a component of the mixture."""
 
@@ -76,7 +78,7 @@ def cf_discrepancy(
     amp = (size_r - size_s).square()
     # |difference|^2 - amp is the same number, and 0 for equal samples in any precision
     pha = ((cos_r - cos_s).square() + (sin_r - sin_s).square() - amp).clamp(min=FLOOR)
-    return (amplitude * amp + phase * pha).sqrt().mean(1)
+    return (amplitude * amp + phase * pha).clamp(min=_TINY).sqrt().mean(1)
 
 
 class Loss(Protocol):
@@ -167,6 +169,20 @@ class SamplingNetwork(nn.Module):
         return scales
 
 
+def components(frequencies: int) -> int:
+    """Components of the mixture that so many frequencies of a sampling network come from.
+
+    Raises:
+        ValueError: no multiple of 16, or fewer than 32 (batch norm needs two components).
+    """
+    if frequencies < 2 * MEMBERS or frequencies % MEMBERS:
+        raise ValueError(
+            f"frequencies is {frequencies}; a sampling network gives {MEMBERS} for each of at least two components: "
+            f"expected a multiple of {MEMBERS} from {2 * MEMBERS} on (or the sampler gaussian)"
+        )
+    return frequencies // MEMBERS
+
+
 class SampledFrequencies:
     """``count`` frequencies a class from a sampling network, which takes a step up the loss after every class.
 
@@ -187,11 +203,7 @@ class SampledFrequencies:
         lr: float = 1e-3,
         momentum: float = 0.5,
     ) -> None:
-        if count < 2 * MEMBERS or count % MEMBERS:
-            raise ValueError(
-                f"frequencies is {count}; a sampling network gives {MEMBERS} for each of at least two components: "
-                f"expected a multiple of {MEMBERS} from {2 * MEMBERS} on (or the sampler gaussian)"
-            )
+        self.components = components(count)
         self.count, self.width = count, width
         self.network = SamplingNetwork(width, generator).to(device)
         self.optimiser = torch.optim.SGD(
@@ -202,10 +214,9 @@ class SampledFrequencies:
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """Frequencies (F, d) with gradient in the network's weights: 16 of each component in a row."""
-        components = self.count // MEMBERS
-        device = generator.device
-        scales = self.network(torch.randn((components, self.width), generator=generator, device=device))
-        normal = torch.randn((components, MEMBERS, self.width), generator=generator, device=device)
+        rows, device = self.components, generator.device
+        scales = self.network(torch.randn((rows, self.width), generator=generator, device=device))
+        normal = torch.randn((rows, MEMBERS, self.width), generator=generator, device=device)
         drawn: Tensor = scales[:, None] * normal
         return drawn.flatten(0, 1)
 
@@ -227,7 +238,7 @@ class SampledFrequencies:
         return torch.cat(values)
 
     def pull_bytes(self, real: int, synthetic: int) -> int:
-        rows = 20 * self.count // MEMBERS * self.width  # noise, layers and their gradients
+        rows = 20 * self.components * self.width  # noise, layers and their gradients
         own = self.count * (4 * self.width + 4 * real + 4 * synthetic)
         return self.kept_bytes // 2 + 4 * (rows + own)
 

@@ -337,7 +337,7 @@ class _Job:
         if self._whole is None:
             x = self._converted(flat)
         else:
-            x = self._whole.index_select(0, flat.to(self.device, non_blocking=True))
+            x = self._whole.index_select(0, compute.to_device(flat, self.device))
         return x.view(*rows.shape, *self.train.shape)
 
     def batches(self, chances: Sequence[Generators]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -349,7 +349,7 @@ class _Job:
             b = rows.shape[1]
             if b == 1 and len(self.kept) > 1:
                 continue
-            x, ids = self.inputs(rows), self.labels[rows.to(self.device)]
+            x, ids = self.inputs(rows), self.labels[compute.to_device(rows, self.device)]
             if self.augment is not None:
                 draws = [self.augment.draw(b, self.train.shape, c("augment")) for c in chances]
                 x = self.augment.apply_groups(x, draws)

@@ -94,6 +94,13 @@ class TestDiscrepancy:
         value.sum().backward()
         assert torch.equal(x.grad, torch.zeros_like(x))
 
+    def test_without_the_phase_equal_amplitudes_have_no_slope_rather_than_none_that_is_a_number(self) -> None:
+        synthetic = REAL.clone().requires_grad_()
+        value = cf_discrepancy(REAL, synthetic, T, amplitude=1.0, phase=0.0)
+        value.sum().backward()
+        assert value.item() == pytest.approx(0, abs=1e-14)
+        assert not synthetic.grad.any()
+
     def test_duplicates_change_nothing(self) -> None:
         for real, synthetic in (
             (torch.cat([REAL, REAL], 1), SYNTHETIC),
@@ -483,6 +490,22 @@ class TestRecipes:
         ):
             with pytest.raises(ValueError, match=f"{field} is 'other'; expected {valid}"):
                 NCFM(**{field: "other"})
+
+    def test_numbers_that_cannot_be_are_refused_before_a_pool_is_trained(self) -> None:
+        for field, given, expected in (
+            ("pool", 0, "at least 1"),
+            ("pool_epochs", 0, "at least 1"),
+            ("calibrations", -1, "at least 0"),
+            ("amplitude", -0.5, "at least 0"),
+            ("phase", -0.5, "at least 0"),
+        ):
+            with pytest.raises(ValueError, match=f"^{field} is {given}; expected {expected}$"):
+                NCFM(**{field: given})
+        for count in (0, 16, 100):
+            with pytest.raises(ValueError, match=f"frequencies is {count}; .* multiple of 16 from 32 on"):
+                NCFM(frequencies=count)
+        with pytest.raises(ValueError, match="^frequencies is 0; expected at least 1$"):
+            NCFM(sampler="gaussian", frequencies=0)
 
 
 # ------------------------------------------------------------------------------------------------ memory
