@@ -320,7 +320,7 @@ class _Step:
         if task.memory_limit_mib is not None and need > limit:
             task.note(
                 "memory",
-                f"a step may need about {need:.0f} MiB, more than the limit of {limit:g} MiB; a smaller "
+                f"a step may need about {need:,.1f} MiB, more than the limit of {limit:g} MiB; a smaller "
                 f"batch_real or pool needs less",
             )
 
