@@ -114,4 +114,6 @@ def test_one_step_around_dm_equals_the_algorithm_written_out() -> None:
 
 def test_wrapped_methods_have_the_recipes_of_their_base() -> None:
     assert registry.recipes("fyi+dm") == registry.recipes("dm")
-    assert registry.settings_of(registry.make("fyi+dm", {"fyi.always_flip": False}))["fyi.always_flip"] is False
+    assert (
+        registry.settings_of(registry.make("fyi+dm", {"fyi.always_flip": False}))["fyi.always_flip"] is False
+    )
