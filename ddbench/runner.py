@@ -13,6 +13,7 @@ import contextlib
 import functools
 import gc
 import hashlib
+import logging
 import os
 import platform
 import subprocess
@@ -37,6 +38,8 @@ from ddbench.seeding import Generators, derive
 from ddbench.task import CHECKPOINT_EVERY_S, RunTask, TimeBudget, pick_device, say
 from ddbench.task import BudgetUsedUp as BudgetUsedUp
 from ddbench.train.engine import EngineOptions
+
+_log = logging.getLogger("ddbench")
 
 DONE = ("ok", "skipped")
 """What is not tried again: a failed cell is, and a partial set is gone on with."""
@@ -783,7 +786,7 @@ def validate(cells: Sequence[Cell]) -> list[str]:
         what must be known of the recipes, one line a (method, data set, ipc).
 
     Raises:
-        ValueError, LookupError: a setting of the wrong type, or an unknown field.
+        ValueError, LookupError: a setting of the wrong type or out of range, or an unknown field.
     """
     seen = set()
     notes: dict[str, None] = {}
@@ -794,7 +797,13 @@ def validate(cells: Sequence[Cell]) -> list[str]:
             seen.add(key)
             with contextlib.suppress(registry.PluginError):
                 recipe = registry.resolve_recipe(d.method, d.recipe, d.dataset, d.ipc)
-                registry.check_settings(d.method, {**recipe.settings, **d.settings})
+                settings = registry.check_settings(d.method, {**recipe.settings, **d.settings})
+                try:
+                    registry.get("methods", d.method)(**settings)
+                except (ValueError, LookupError):
+                    raise
+                except Exception as error:  # a plug-in's own trouble: its cell will fail and say so
+                    _log.debug("%s cannot be made: %s", d.method, error)
                 for note in recipe_note(recipe).values():
                     notes[f"{d.method} {d.dataset} ipc {d.ipc}: {note}"] = None
     return list(notes)

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from ddbench.contract import DistilledSet, Task
@@ -27,7 +26,7 @@ from ddbench.matching.features import (
     fast_features,
     match,
 )
-from ddbench.matching.sampling import RealBatches, class_labels, initial_images
+from ddbench.matching.sampling import RealBatches, class_labels, initial_images, pixel_sgd
 from ddbench.registry import method
 
 
@@ -75,7 +74,7 @@ class DataDAM:
         train = task.train
         images = initial_images(task, self.init).requires_grad_()
         labels = class_labels(task)
-        optimiser = torch.optim.SGD([images], lr=self.image_lr, momentum=self.momentum)
+        optimiser = pixel_sgd(images, self.image_lr, self.momentum)
         real = RealBatches(train, self.batch_real, task.device, task.note)
         networks = RandomNetworks(self.network, train.shape, train.classes, task.device)
         count = self.iterations * train.classes * (real.batch + task.ipc)

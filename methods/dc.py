@@ -41,7 +41,7 @@ class DC:
     """First synthetic images: ``real`` (random training images) | ``noise`` (N(0, 1))."""
     augment: str = "none"
     """Shared by the real and synthetic images of a class, and drawn anew for each image of the inner training: ``dsa`` |
-    ``dsa-flip`` | ``none``."""
+    ``dsa-flip`` | ``none`` | ``diffaug:NAMES``."""
     distance: str = "rows"
     """Of gradients: ``rows`` (1 - cosine of each output row, summed; biases and norms ignored) | ``mse`` (squared, of all) |
     ``cos`` (1 - cosine of all as one vector)."""
@@ -95,8 +95,8 @@ RECIPES = {
     ("authors", "cifar100", 40): _IPC_40,
     ("authors", "cifar100", 50): _IPC_50,
     ("fyi", "cifar100", 50): dict(outer=10, inner=10, source=_FORK),
-    ("authors", "tiny_imagenet", 1): dict(network="ConvNetD4", outer=1, inner=1, source=_DEEP),
-    ("authors", "tiny_imagenet", 10): dict(network="ConvNetD4", outer=10, inner=50, source=_DEEP),
+    ("d4", "tiny_imagenet", 1): dict(network="ConvNetD4", outer=1, inner=1, source=_DEEP),
+    ("d4", "tiny_imagenet", 10): dict(network="ConvNetD4", outer=10, inner=50, source=_DEEP),
     ("digits", "digits", 1): dict(
         network="ConvNetD2W32", iterations=150, outer=1, inner=1, batch_real=64, source=_SMALL
     ),

@@ -10,7 +10,6 @@ than ``batch_real`` make every class's batch as small as the smallest class, whi
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ddbench.contract import DistilledSet, Task
@@ -22,7 +21,7 @@ from ddbench.matching.features import (
     fast_features,
     match,
 )
-from ddbench.matching.sampling import RealBatches, class_labels, initial_images
+from ddbench.matching.sampling import RealBatches, class_labels, initial_images, pixel_sgd
 from ddbench.registry import method
 
 
@@ -52,7 +51,7 @@ class DM:
         train = task.train
         images = initial_images(task, self.init).requires_grad_()
         labels = class_labels(task)
-        optimiser = torch.optim.SGD([images], lr=self.image_lr, momentum=self.momentum)
+        optimiser = pixel_sgd(images, self.image_lr, self.momentum)
         real = RealBatches(train, self.batch_real, task.device, task.note)
         networks = RandomNetworks(self.network, train.shape, train.classes, task.device)
         count = self.iterations * train.classes * (real.batch + task.ipc)

@@ -41,7 +41,7 @@ class DSA:
     """First synthetic images: ``real`` (random training images) | ``noise`` (N(0, 1))."""
     augment: str = "dsa"
     """Shared by the real and synthetic images of a class, and drawn anew for each image of the inner training: ``dsa`` |
-    ``dsa-flip`` | ``none``."""
+    ``dsa-flip`` | ``none`` | ``diffaug:NAMES``."""
     distance: str = "rows"
     """Of gradients: ``rows`` (1 - cosine of each output row, summed; biases and norms ignored) | ``mse`` (squared, of all) |
     ``cos`` (1 - cosine of all as one vector)."""
@@ -98,8 +98,8 @@ RECIPES = {
         outer=100, inner=2, source="the authors in their issue tracker: about 66.7 %"
     ),
     ("fyi", "cifar100", 50): dict(outer=10, inner=10, source=_FORK),
-    ("authors", "tiny_imagenet", 1): dict(network="ConvNetD4", outer=1, inner=1, source=_DEEP),
-    ("authors", "tiny_imagenet", 10): dict(network="ConvNetD4", outer=10, inner=50, source=_DEEP),
+    ("d4", "tiny_imagenet", 1): dict(network="ConvNetD4", outer=1, inner=1, source=_DEEP),
+    ("d4", "tiny_imagenet", 10): dict(network="ConvNetD4", outer=10, inner=50, source=_DEEP),
     ("digits", "digits", 1): dict(
         network="ConvNetD2W32", iterations=150, outer=1, inner=1, batch_real=64, source=_SMALL
     ),

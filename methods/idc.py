@@ -26,10 +26,12 @@ from ddbench.matching.features import RandomNetworks
 from ddbench.matching.formation import Formation, first_mosaics, padding_note, unit_space
 from ddbench.matching.gradients import GradientMatching, stacking_pays
 from ddbench.matching.inner import Loss, fast_loss
-from ddbench.matching.sampling import class_labels
+from ddbench.matching.sampling import class_labels, pixel_sgd
 from ddbench.matching.streams import ClassPasses, TrainingStream
 from ddbench.matching.turns import Turns
 from ddbench.registry import method
+
+_DISTANCES = ("mse", "l1", "l1_mean", "rows")
 
 
 @method(family="gradient matching", paper="arXiv:2205.14959", labels="hard")
@@ -61,9 +63,9 @@ class IDC:
     """SGD momentum of the pixels, in [0, 1); goes on through all networks."""
     distance: str = "mse"
     """Of gradients, sums over coordinates: ``mse`` (squared) | ``l1`` (absolute) | ``l1_mean`` (means over each output row) |
-    ``rows`` (DC's 1 - cosine of each output row)."""
+    ``rows`` (DC's 1 - cosine of each output row, which the code calls ``cos``)."""
     match_bias: bool = False
-    """Also compare gradients of biases and norms."""
+    """Also compare gradients of biases and norms (``rows`` leaves them out all the same)."""
     match_fc: bool = False
     """Also compare gradients of linear weights."""
     batch_real: int = 64
@@ -121,10 +123,10 @@ class IDC:
         space = formation.space
         train = replace(task.train, mean=space.mean, std=space.std)
         side = max(train.shape[1:])
+        images, labels = first_mosaics(task, self.factor, self.init), class_labels(task)
         if note := padding_note(side, self.factor):
             task.note("factor", note)
-        images, labels = first_mosaics(task, self.factor, self.init), class_labels(task)
-        optimiser = torch.optim.SGD([images], lr=self.step_size(task.ipc, side), momentum=self.momentum)
+        optimiser = pixel_sgd(images, self.step_size(task.ipc, side), self.momentum)
         turns = Turns(optimiser, images)
 
         networks = RandomNetworks(self.network, train.shape, train.classes, task.device)
@@ -151,7 +153,7 @@ class IDC:
             return torch.stack([own[rows] for own, rows in zip(inputs, chosen, strict=True)])
 
         matching = GradientMatching(
-            task, networks, real, self.augment, self.distance, loss, decode, most, self.compared
+            task, networks, real, self.augment, self.distance, loss, decode, most, self.compared, _DISTANCES
         )
 
         def finished() -> DistilledSet:

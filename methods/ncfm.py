@@ -40,7 +40,7 @@ from ddbench.matching.features import (
 )
 from ddbench.matching.formation import Formation, first_mosaics, padding_note, unit_space
 from ddbench.matching.pool import NetworkPool, pool_recipe
-from ddbench.matching.sampling import RealBatches, class_labels, viewed
+from ddbench.matching.sampling import RealBatches, class_labels, pixel_sgd, viewed
 from ddbench.matching.selection import class_pools
 from ddbench.matching.spectrum import (
     GaussianFrequencies,
@@ -147,7 +147,7 @@ class NCFM:
     def image_optimiser(self, images: Tensor) -> torch.optim.Optimizer:
         """Of the images (K, ipc, C, H, W), which need no graph: their gradients are put there."""
         if self.optimiser == "sgd":
-            return torch.optim.SGD([images], lr=self.image_lr, momentum=self.momentum, fused=True)
+            return pixel_sgd(images, self.image_lr, self.momentum, fused=True)
         return torch.optim.AdamW([images], lr=self.image_lr, weight_decay=self.weight_decay, fused=True)
 
     def image_plateau(self, optimiser: torch.optim.Optimizer) -> torch.optim.lr_scheduler.ReduceLROnPlateau:

@@ -246,6 +246,11 @@ class TestIterativeMethods:
         with pytest.raises(ValueError, match="augment is 'blur'; expected one of none, dsa, "):
             distill(name, augment="blur")
 
+    def test_a_momentum_that_never_settles_is_refused(self, name: str) -> None:
+        settings = {"optimiser": "sgd"} if name == "ncfm" else {}
+        with pytest.raises(ValueError, match="momentum is 1.5; expected a number from 0 to 1, 1 excluded"):
+            distill(name, momentum=1.5, **settings)
+
     def test_divergence_is_an_error_with_its_cure(self, name: str) -> None:
         if name in MOSAICS:  # clamped in every iteration
             assert bool(torch.isfinite(distill(name, image_lr=1e3).tensors["images"]).all())

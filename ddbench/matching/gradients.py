@@ -18,7 +18,7 @@ from ddbench.augment.named import siamese
 from ddbench.contract import DistilledSet, Task
 from ddbench.matching.features import RandomNetworks, Siamese, chunks, images_that_fit
 from ddbench.matching.inner import Loss, fast_loss, mean_loss, train_on
-from ddbench.matching.sampling import RealBatches, class_labels, initial_images, viewed
+from ddbench.matching.sampling import RealBatches, class_labels, initial_images, pixel_sgd, viewed
 from ddbench.nets.build import multiply_adds
 from ddbench.nets.stacked import Stacked
 
@@ -199,6 +199,7 @@ class GradientMatching:
             classes; None: they are that.
         decoded: m; needed with ``decode``.
         compared: which parameters; None: all, but 1-D ones only where the distance counts them.
+        distances: those that the method offers.
 
     Raises:
         ValueError: another distance.
@@ -215,9 +216,10 @@ class GradientMatching:
         decode: Callable[[Tensor], Tensor] | None = None,
         decoded: int | None = None,
         compared: Callable[[Tensor], bool] | None = None,
+        distances: Sequence[str] = tuple(DISTANCES),
     ) -> None:
-        if distance not in DISTANCES:
-            raise ValueError(f"distance is {distance!r}; expected one of {', '.join(DISTANCES)}")
+        if distance not in distances:
+            raise ValueError(f"distance is {distance!r}; expected one of {', '.join(distances)}")
         self._task, self._networks, self._real, self._loss = task, networks, real, loss
         self._siamese = Siamese(augment, task.train)
         self._distance = DISTANCES[distance]
@@ -279,19 +281,31 @@ class GradientMatching:
         parameters: Sequence[Tensor],
     ) -> list[Tensor]:
         """(G, *shape) a parameter, of the real images of some classes."""
-        batch, most = self._real.batch, int(self._fit / _BACKWARD_COPIES)
+        batch, fit = self._real.batch, int(self._fit / _BACKWARD_COPIES)
+        most: int | None = max(1, fit)
+        if any(m.training for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)):
+            most = None  # statistics come from all images of a class: parts would have others
+            if batch > fit and self._task.memory_limit_mib is not None:
+                self._task.note(
+                    "memory",
+                    f"batch norm takes its statistics from a class's {batch} real images at once, which may need more than the "
+                    f"limit of {self._task.memory_limit_mib:g} MiB; a smaller batch_real needs less",
+                )
         found = []
-        for part in chunks(classes.start, classes.stop, most // batch if self._stack_real else 1):
+        for part in chunks(classes.start, classes.stop, fit // batch if self._stack_real else 1):
             x = self._siamese.apply(self._real.images(indices[part]), draws[part])
             ids = labels[part, :1].expand(-1, batch)
             if self._stack_real:
                 found.append(stacked_gradients(net, x, ids, parameters))
             else:
-                found.append(class_gradients(net, x, ids, parameters, loss=self._loss, most=max(1, most)))
+                found.append(class_gradients(net, x, ids, parameters, loss=self._loss, most=most))
         return [torch.cat(kind) for kind in zip(*found, strict=True)]
 
 
 # ------------------------------------------------------------------------------------------------ DC and DSA
+
+
+_DC_DISTANCES = ("rows", "mse", "cos")
 
 
 def condense(
@@ -331,15 +345,18 @@ def condense(
     train = task.train
     images = initial_images(task, init).requires_grad_()
     labels = class_labels(task)
-    optimiser = torch.optim.SGD([images], lr=image_lr, momentum=momentum)
+    optimiser = pixel_sgd(images, image_lr, momentum)
     real = RealBatches(train, batch_real, task.device, task.note)
-    still = RealBatches(train, _FREEZE_BATCH, task.device)
     networks = RandomNetworks(network, train.shape, train.classes, task.device)
+    told = task.note if networks.batch_norm else None
+    still = RealBatches(
+        train, _FREEZE_BATCH, task.device, told, "the batch that moves batch norm's statistics"
+    )
     networks.module.requires_grad_(True)
     trained = iterations * (outer - 1) * inner * task.items
     matched = 0 if stacking_pays(networks, real.batch) else iterations * outer * train.classes * real.batch
     loss = fast_loss(networks, trained + matched)
-    matching = GradientMatching(task, networks, real, augment, distance, loss)
+    matching = GradientMatching(task, networks, real, augment, distance, loss, distances=_DC_DISTANCES)
     augmented = siamese(augment, train.flip)
 
     def finished() -> DistilledSet:

@@ -23,6 +23,7 @@ class RealBatches:
     Args:
         batch: images a class and step, at least 1.
         note: ``task.note``; is told where a class is smaller than the batch.
+        name: of the batch, for what is told.
     """
 
     def __init__(
@@ -31,17 +32,18 @@ class RealBatches:
         batch: int,
         device: torch.device,
         note: Callable[[str, str], None] | None = None,
+        name: str = "batch_real",
     ) -> None:
         if batch < 1:
-            raise ValueError(f"batch_real is {batch}; expected at least 1 real image a class")
+            raise ValueError(f"{name} is {batch}; expected at least 1 real image a class")
         self._train, self._device = train, device
         self._pools = class_pools(train, 1)
         sizes = [len(pool) for pool in self._pools]
         self.batch = min(batch, *sizes)
         if self.batch < batch and note is not None:
             note(
-                "batch_real",
-                f"batch_real is {batch} but class {sizes.index(self.batch)} has {self.batch} images, so every class "
+                name,
+                f"{name} is {batch} but class {sizes.index(self.batch)} has {self.batch} images, so every class "
                 f"gives {self.batch} a step",
             )
         statistics = torch.tensor([train.mean, train.std])
@@ -85,6 +87,19 @@ def initial_images(task: Task, init: str) -> Tensor:
     else:
         raise ValueError(f"init is {init!r}; expected one of {', '.join(INITS)}")
     return images.view(train.classes, task.ipc, *train.shape).contiguous()
+
+
+def pixel_sgd(images: Tensor, lr: float, momentum: float, fused: bool | None = None) -> torch.optim.SGD:
+    """SGD on the images alone.
+
+    Raises:
+        ValueError: a negative step, or a momentum outside [0, 1), which would never settle.
+    """
+    if not lr >= 0:
+        raise ValueError(f"image_lr is {lr}; expected 0 or more")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum is {momentum}; expected a number from 0 to 1, 1 excluded")
+    return torch.optim.SGD([images], lr=lr, momentum=momentum, fused=fused)
 
 
 def class_labels(task: Task) -> Tensor:

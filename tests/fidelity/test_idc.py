@@ -148,7 +148,7 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            (dict(distance="l2"), "distance is 'l2'; expected one of rows, mse, cos, l1, l1_mean"),
+            (dict(distance="l2"), "distance is 'l2'; expected one of mse, l1, l1_mean, rows"),
             (dict(init="real"), "init is 'real'; expected one of mix, first, random, noise"),
             (dict(cutmix=1.5), "probability of CutMix is 1.5; expected a number from 0 to 1"),
             (dict(factor=4), "class 0 has 12 training images but 2 mosaics of 16 tiles need 32"),
@@ -378,6 +378,14 @@ def test_a_small_memory_limit_changes_nothing_but_rounding() -> None:
     many = stored(RunTask(TRAIN, 3, 3), batch_syn_max=5)
     few = stored(RunTask(TRAIN, 3, 3, memory_limit_mib=0.1), batch_syn_max=5)
     assert torch.allclose(many, few, atol=1e-5)
+
+
+def test_batch_norm_sees_all_real_images_of_a_class_whatever_the_memory_limit() -> None:
+    whole = stored(RunTask(TRAIN, 2, 3), network="ConvNetD1W4BN")
+    task = RunTask(TRAIN, 2, 3, memory_limit_mib=0.01)
+    made = task.run_method(IDC(**{**SMALL, "network": "ConvNetD1W4BN"}))
+    assert torch.allclose(made.tensors["images"], whole, atol=1e-5)
+    assert "batch norm takes its statistics from a class's" in made.card.notes["memory"]
 
 
 def test_a_run_that_was_cut_off_goes_on_where_it_was(tmp_path: Path) -> None:
