@@ -294,7 +294,7 @@ class TestRun:
     )
     def test_no_arguments_mean_the_embedded_suite(self, ddbench, monkeypatch, arguments):
         cells = self.planned(ddbench, monkeypatch, *arguments)
-        assert len(cells) == 33 and {c.distil.dataset for c in cells} == {"digits"}
+        assert len(cells) == 51 and {c.distil.dataset for c in cells} == {"digits"}
 
     def test_a_suite_file_with_seeds_and_repeats_of_the_command(self, ddbench, monkeypatch, tmp_path):
         (tmp_path / "mine.yaml").write_text(
