@@ -9,7 +9,7 @@ from pathlib import Path
 import cloup
 import pytest
 
-from ddbench import board
+from ddbench import board, registry
 from ddbench.cli import cli
 from ddbench.store import RunFolder
 
@@ -50,7 +50,7 @@ def test_every_command_in_the_pages_parses(page, line):
 def test_the_readmes_table_is_made_from_records():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = [line for line in readme.splitlines() if re.match(r"\| (1|10|all) +\|", line)]
-    assert len(rows) == 11
+    assert len(rows) == 17
     records = RunFolder(ROOT / "leaderboards").records()
     (digits,) = (b for b in board.make(records) if b.dataset == "digits")
     made = board.markdown(digits)
@@ -62,3 +62,10 @@ def test_files_that_the_pages_link_to_exist():
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             if not target.startswith(("http:", "https:")):
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_page_of_methods_has_a_row_for_every_method():
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    for facts in registry.listing("methods"):
+        name = f"{facts.name}+BASE" if facts.keywords.get("wrapper") else facts.name
+        assert f"| `{name}` |" in page
