@@ -637,7 +637,8 @@ def test_auto_always_finds_the_same_recipe_and_an_exact_row_wins(
         for name, own, count in rows:  # a name resolves to itself wherever it has a row of its own
             if own == dataset:
                 assert registry.resolve_recipe("random", name, dataset, ipc).name == name
-                assert registry.resolve_recipe("random", name, dataset, count or ipc).note == ""
+                own_ipc = ipc if count is None else count  # a row may be for ipc 0 (whole data)
+                assert registry.resolve_recipe("random", name, dataset, own_ipc).note == ""
 
 
 def test_a_data_set_whose_facts_cannot_be_read_has_no_near_ones(plugin: Plugin) -> None:
