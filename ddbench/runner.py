@@ -797,10 +797,9 @@ def validate(cells: Sequence[Cell]) -> list[str]:
             seen.add(key)
             with contextlib.suppress(registry.PluginError):
                 recipe = registry.resolve_recipe(d.method, d.recipe, d.dataset, d.ipc)
-                settings = registry.check_settings(d.method, {**recipe.settings, **d.settings})
                 try:
-                    registry.get("methods", d.method)(**settings)
-                except (ValueError, LookupError):
+                    registry.make(d.method, {**recipe.settings, **d.settings})
+                except (ValueError, LookupError, registry.PluginError):
                     raise
                 except Exception as error:  # a plug-in's own trouble: its cell will fail and say so
                     _log.debug("%s cannot be made: %s", d.method, error)

@@ -5,6 +5,7 @@ A protocol is mostly one :class:`TrainPlan`.  It is plain data, so that listing,
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,6 +14,11 @@ SCHEDULES = ("constant", "steps", "cosine")
 LOSSES = ("ce", "kl", "mse", "mse-gt")
 AUGMENTS = ("none", "dsa", "dsa-flip", "dc", "diffaug:NAMES")
 MIXES = ("none", "cutmix")
+
+
+def stepped_lr(lr: float, gamma: float, milestones: Iterable[int], epoch: int) -> float:
+    """The rate of a 0-based epoch, multiplied by ``gamma`` at each of ``milestones`` finished epochs."""
+    return lr * gamma ** sum(epoch >= m for m in milestones)
 
 
 def check_augment(name: str) -> None:
@@ -149,7 +155,7 @@ class TrainPlan:
     def lr_at(self, epoch: int) -> float:
         """Learning rate of the given epoch (0-based), dimensionless."""
         if self.schedule == "steps":
-            return self.lr * self.gamma ** sum(epoch >= m for m in self.milestones)
+            return stepped_lr(self.lr, self.gamma, self.milestones, epoch)
         if self.schedule == "cosine":
             from math import cos, pi
 

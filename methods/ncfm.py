@@ -33,6 +33,7 @@ from ddbench.contract import DistilledSet, Task
 from ddbench.matching.features import (
     RandomNetworks,
     Siamese,
+    chunks,
     embedding_features,
     fast_features,
     features_of,
@@ -334,7 +335,7 @@ class _Step:
         seed = int(torch.randint(2**62, (), generator=task.rng("frequencies")))
         chance = torch.Generator(device).manual_seed(seed)
         total = torch.zeros((), device=device)
-        for part in _parts(len(at), self.together):
+        for part in chunks(0, len(at), self.together):
             real = self._real(net, indices[part], draws[part])
             images = at[part].detach().requires_grad_()
             x = self._inputs(images, part, draws[part])
@@ -349,7 +350,7 @@ class _Step:
         """As :meth:`match`, of the weighted cross-entropies."""
         draws = self.siamese.draw(len(at), self.task.rng("augment"))
         total = torch.zeros((), device=at.device)
-        for part in _parts(len(at), self.together):
+        for part in chunks(0, len(at), self.together):
             images = at[part].detach().requires_grad_()
             x = self._inputs(images, part, draws[part])
             (logits,) = self.answer(net, x.flatten(0, 1))
@@ -362,7 +363,7 @@ class _Step:
     def _real(self, net: nn.Module, indices: Tensor, draws: Sequence[Draw]) -> Tensor:
         """Features (G, n, d) of unit length of the real images at indices (G, n)."""
         pieces = []
-        for part in _parts(len(indices), max(1, self.at_once // indices.shape[1])):
+        for part in chunks(0, len(indices), self.at_once // indices.shape[1]):
             x = self.siamese.apply(self.batches.images(indices[part]), draws[part])
             pieces.append(unit_length(features_of(net, x, self.embed, self.at_once)[0]))
         return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
@@ -380,10 +381,6 @@ class _Step:
 def _even(count: int, most: int) -> int:
     """Size of parts of at most ``most``, as few and as equal as can be."""
     return -(-count // -(-count // most))
-
-
-def _parts(count: int, size: int) -> list[slice]:
-    return [slice(i, min(i + size, count)) for i in range(0, count, size)]
 
 
 _PAPER = "arXiv:2502.20653: sampling network, 1,024 frequencies; the rest from the released configs, which it matches"

@@ -138,6 +138,18 @@ def images_that_fit(task: Task, networks: RandomNetworks) -> int:
 # ------------------------------------------------------------------------------------------------ compiled features
 
 
+def compiling_pays(networks: RandomNetworks, operations: float, above_s: float) -> bool:
+    """Whether these networks lie on a CPU with a working compiler, and their passes would take ``above_s`` seconds there.
+
+    Args:
+        operations: in the whole run, in multiply-adds of one image's forward pass.
+    """
+    n = networks
+    if next(n.module.parameters()).device.type != "cpu" or not compute.compiler_works():
+        return False
+    return operations * multiply_adds(n.name, n.shape, n.classes) / compute.FLOPS >= above_s
+
+
 def fast_features(features: Features, networks: RandomNetworks, images: int) -> Features:
     """``features`` of these networks as they are, or compiled where the run is long enough; equal up to rounding.
 
@@ -149,10 +161,7 @@ def fast_features(features: Features, networks: RandomNetworks, images: int) -> 
         networks: on whose architecture and device it depends whether compiling pays.
         images: that go through the networks in the whole run, real and synthetic (count).
     """
-    if next(networks.module.parameters()).device.type != "cpu" or not compute.compiler_works():
-        return features
-    work = images * 2 * multiply_adds(networks.name, networks.shape, networks.classes)
-    if work / compute.FLOPS < _COMPILE_ABOVE_S:
+    if not compiling_pays(networks, 2 * images, _COMPILE_ABOVE_S):  # a multiply-add forward is 2 operations
         return features
     settings: Any = features
     if isinstance(features, functools.partial):

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from ddbench import compute
 from ddbench.augment.named import Augmentation
 from ddbench.contract import Task
-from ddbench.matching.features import RandomNetworks
-from ddbench.nets.build import multiply_adds
+from ddbench.matching.features import RandomNetworks, compiling_pays
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """Network, images (n, C, H, W), targets (n,) or (n, K) -> a scalar."""
@@ -44,12 +43,9 @@ def fast_loss(networks: RandomNetworks, images: float) -> Loss:
         networks: on whose architecture and device it depends whether compiling pays.
         images: that go forward and backward in the whole run (count).
     """
-    n = networks
-    if next(n.module.parameters()).device.type != "cpu" or not compute.compiler_works():
+    if not compiling_pays(networks, 6 * images, _COMPILE_ABOVE_S):  # forward and backward: 6 operations
         return mean_loss
-    if images * 6 * multiply_adds(n.name, n.shape, n.classes) / compute.FLOPS < _COMPILE_ABOVE_S:
-        return mean_loss
-    key = ("mean loss", n.name, n.shape, n.classes)
+    key = ("mean loss", networks.name, networks.shape, networks.classes)
     return compute.Compiled(key, mean_loss)
 
 

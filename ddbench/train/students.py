@@ -18,6 +18,7 @@ from torch import Tensor
 from ddbench.augment.mix import CutMix, Mix, Mixes
 from ddbench.augment.named import augmentation
 from ddbench.augment.views import Views, batches, mix_rows
+from ddbench.compute import to_device
 from ddbench.contract import Items
 from ddbench.seeding import Generators
 from ddbench.train.labels import batch_inputs
@@ -185,16 +186,11 @@ class Feed:
         with torch.no_grad():
             return self.items.to_input(stored).to(self.device, self.dtype)
 
-    def _on_device(self, rows: Tensor) -> Tensor:
-        if self.device.type == "cuda":  # pinned: the copy does not make the host wait
-            return rows.pin_memory().to(self.device, non_blocking=True)
-        return rows
-
     def _gather(self, rows: Tensor) -> Tensor:
         """Inputs of items (...,) -> (..., C, H, W)."""
         flat = rows.flatten()
         if self._whole is not None:
-            x = self._whole.index_select(0, self._on_device(flat))
+            x = self._whole.index_select(0, to_device(flat, self.device))
         else:
             stored = self.items.stored
             x = self._to_input(stored[flat.to(stored.device)])
@@ -267,7 +263,7 @@ class Feed:
                 draws = [d for i in which for d in planned[i].draws]
                 with torch.no_grad():
                     x = self.augment.apply_groups(x.flatten(0, 1), draws).view(x.shape)
-            on_device = self._on_device(rows)
+            on_device = to_device(rows, self.device)
             ids, soft, weights = (
                 None if t is None else t[on_device] for t in (self.ids, self.soft, self.weights)
             )
@@ -340,7 +336,7 @@ class Feed:
         self, epoch: int, number: int, rows: Tensor, inputs: Tensor, views: Views
     ) -> tuple[Tensor | None, Tensor | None, str, Tensor | None]:
         size = (int(inputs.shape[-2]), int(inputs.shape[-1]))
-        on_device = self._on_device(rows)
+        on_device = to_device(rows, self.device)
         ids, soft, weights = (
             None if t is None else t[on_device] for t in (self.ids, self.soft, self.weights)
         )

@@ -42,6 +42,7 @@ from ddbench.nets.build import (
 from ddbench.nets.names import canonical
 from ddbench.nets.stacked import Stacked
 from ddbench.seeding import Generators
+from ddbench.trainplan import stepped_lr
 
 FEATURES = ("pixels", "teacher")
 SCHEMA = 2
@@ -258,7 +259,7 @@ def _check(recipe: TeacherRecipe) -> None:
 
 def lr_at(recipe: TeacherRecipe, epoch: int) -> float:
     """Learning rate of an epoch (0-based), dimensionless."""
-    return recipe.lr * recipe.gamma ** sum(epoch >= m for m in recipe.milestones)
+    return stepped_lr(recipe.lr, recipe.gamma, recipe.milestones, epoch)
 
 
 def split(train: ImageData, seed: int, share: float) -> tuple[Tensor, Tensor]:

@@ -8,14 +8,10 @@ step, default settings.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from measuring import DEVICE, measure
 
 ROUNDS = 3
 TARGETS = {
@@ -27,18 +23,6 @@ TARGETS = {
     "inference": 1.3,
 }
 """What we want the ratio to be at least, on CPU; told beside what was measured, never asserted."""
-DEVICE = os.environ.get("DDBENCH_BENCH_DEVICE", "cpu")
-
-
-def measure(side: str, case: str) -> dict[str, Any]:
-    script = Path(__file__).with_name("sides.py")
-    threads = os.environ.get("DDBENCH_BENCH_THREADS", str(os.cpu_count() or 1))
-    env = {**os.environ, **{f"{lib}_NUM_THREADS": threads for lib in ("OMP", "MKL", "OPENBLAS")}}
-    done = subprocess.run(
-        [sys.executable, str(script), side, case, DEVICE], env=env, capture_output=True, text=True, check=True
-    )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 @pytest.mark.parametrize("case", TARGETS)
@@ -47,7 +31,7 @@ def test_engine_against_the_plain_loop(case, benchmark):
 
     def both() -> None:
         for side, found in rounds.items():
-            found.append(measure(side, case))
+            found.append(measure("sides.py", side, case))
 
     benchmark.pedantic(both, rounds=ROUNDS, iterations=1)
     plain, engine = (min(found, key=lambda r: r["student_s"]) for found in rounds.values())

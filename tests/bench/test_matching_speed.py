@@ -8,30 +8,14 @@ the losses of both sides agree to 1e-4 is (of dsa before the 50 epochs, see matc
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from measuring import DEVICE, measure
 
 ROUNDS = 2
 TARGETS = {"dm": 1.5, "datadam": 1.5, "ncfm": 1.5, "dsa": 1.2}
 """What we want the ratio to be at least, on CPU."""
-DEVICE = os.environ.get("DDBENCH_BENCH_DEVICE", "cpu")
-
-
-def measure(side: str, case: str) -> dict[str, Any]:
-    script = Path(__file__).with_name("matching_sides.py")
-    threads = os.environ.get("DDBENCH_BENCH_THREADS", str(os.cpu_count() or 1))
-    env = {**os.environ, **{f"{lib}_NUM_THREADS": threads for lib in ("OMP", "MKL", "OPENBLAS")}}
-    done = subprocess.run(
-        [sys.executable, str(script), side, case, DEVICE], env=env, capture_output=True, text=True, check=True
-    )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 @pytest.mark.parametrize("case", TARGETS)
@@ -40,7 +24,7 @@ def test_an_outer_step_against_the_plain_loop(case, benchmark):
 
     def both() -> None:
         for side, found in rounds.items():
-            found.append(measure(side, case))
+            found.append(measure("matching_sides.py", side, case))
 
     benchmark.pedantic(both, rounds=ROUNDS, iterations=1)
     plain, engine = (min(found, key=lambda r: r["step_s"]) for found in rounds.values())
