@@ -621,6 +621,19 @@ class TeacherRecipe:
     """Counts of finished epochs after which the learning rate is multiplied by ``gamma``."""
     gamma: float = 0.1
     """Factor at each milestone."""
+    reset_optimiser: bool = False
+    """Drop the momentum at each milestone, as a new optimiser does."""
+    rho: float = 0.0
+    """Radius of GSAM's climb (dimensionless); 0: plain SGD."""
+    alpha: float = 0.4
+    """GSAM's share of the gradient's part orthogonal to the gradient after the climb (dimensionless; 0: SAM)."""
+    adaptive: bool = True
+    """GSAM: scale the climb by the size of each weight (ASAM)."""
+    early_factors: tuple[float, ...] = ()
+    """Factor on the cross-entropy in the first epochs, one an epoch; 1 afterwards (AST's clipping loss)."""
+    gradient_penalty: float = 0.0
+    """Weight of the mean over images and pixels of (norm over channels of the gradient of the summed logits - 1)^2, on the
+    batch without augmentation; AST: 2."""
     augment: str = "none"
     """``none`` | ``dsa`` | ``dsa-flip`` | ``diffaug:NAMES``; per-image parameters."""
     mix: str = "none"
@@ -634,27 +647,61 @@ class TeacherRecipe:
     """Mean a channel by which inputs are standardised, on the [0, 1] scale; None: the data set's own."""
     std: tuple[float, ...] | None = None
     """Deviation a channel, likewise."""
+    zca: float | None = None
+    """Inputs are whitened on the [0, 1] scale by a ZCA with this eps, fitted on all training images; None: no whitening."""
+    per_class: int | None = None
+    """Training images a class, drawn by the seed (fewer where a class has fewer); None: all."""
     count: int = 1
     """Independent networks."""
     seed: int = 0
     """Seeds the networks; part of the fingerprint, so that methods and runs share teachers."""
+    storage: str = "fp32"
+    """How the snapshots of experts are kept: ``fp32`` | ``fp16`` (half the bytes, rounded)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A teacher (its last state) with what is known of it, or an expert (with its ``trajectory``).
+    """A teacher (its last state) with what is known of it.
 
     ``network`` in eval mode, frozen; ``accuracy`` on the held-out part of the training data, a fraction; ``initial``: the
-    state (parameter name -> tensor, on the network's device) before training; ``trajectory``: states at initialisation and
-    after every epoch, or empty.
+    state (parameter name -> tensor, on the network's device) before training.
     """
 
     network: torch.nn.Module
     fingerprint: str
     accuracy: float
     train_s: float
-    trajectory: tuple[Mapping[str, Tensor], ...] = ()
     initial: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Experts(Protocol):
+    """Expert trajectories: networks of one recipe with their parameters at initialisation and after every epoch.
+
+    They stay on disk; a state is read when asked for.
+    """
+
+    recipe: TeacherRecipe
+    fingerprint: str
+    """Of the data, the preprocessing, the network and the recipe, without the number of experts."""
+    space: Space
+    """Of the networks' inputs, and so of the synthetic images that are learned from them."""
+    accuracies: tuple[float, ...]
+    """Of each expert at its end, a fraction."""
+    train_s: float
+    """Seconds that training all of them took."""
+
+    def __len__(self) -> int:
+        """Experts."""
+        ...
+
+    def state(self, expert: int, epoch: int) -> Tensor:
+        """Flat parameters (P,), float32, on the task's device, in the order of ``nets.flat.Flat``; epoch 0 is the
+        initialisation, -1 the end.
+
+        Raises:
+            IndexError: no such expert or epoch.
+        """
+        ...
 
 
 class Task(Protocol):
@@ -687,8 +734,8 @@ class Task(Protocol):
         """Networks trained on the real training data, from the cache where it has them; their cost enters the card."""
         ...
 
-    def experts(self, recipe: TeacherRecipe) -> list[Trained]:
-        """As :meth:`teachers`, with the state after every epoch."""
+    def experts(self, recipe: TeacherRecipe) -> Experts:
+        """Trajectories of such networks, made or found; their cost enters the card."""
         ...
 
     def loop(
