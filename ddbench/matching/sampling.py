@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ddbench.compute import to_device
-from ddbench.contract import ImageData, Task
+from ddbench.contract import ImageData, Space, Task
 from ddbench.matching.selection import class_pools, random_choice
 
 INITS = ("real", "noise")
@@ -66,11 +66,12 @@ def take(train: ImageData, indices: Tensor, device: torch.device) -> Tensor:
     return to_device(train.images[to_device(indices, train.images.device)], device)
 
 
-def initial_images(task: Task, init: str) -> Tensor:
+def initial_images(task: Task, init: str, space: Space | None = None) -> Tensor:
     """The first synthetic images (K, ipc, C, H, W), network inputs on the task's device, without gradient.
 
     Args:
         init: ``real``: random training images of each class, without replacement; ``noise``: independent N(0, 1).
+        space: of the network inputs; None: the data set's own.
 
     Raises:
         ValueError: another ``init``, or a class has fewer images than ``real`` needs.
@@ -78,7 +79,7 @@ def initial_images(task: Task, init: str) -> Tensor:
     train, rng = task.train, task.rng("init")
     if init == "real":
         chosen = random_choice(class_pools(train, task.ipc), task.ipc, rng)
-        images = train.space.real_to_input(take(train, chosen, task.device))
+        images = (space or train.space).real_to_input(take(train, chosen, task.device))
     elif init == "noise":
         class_pools(train, 1)
         if task.ipc < 1:
