@@ -7,7 +7,7 @@ stored, and the best of its snapshots is a score of its own.  Score it under the
 Departures: the gradient comes from the exact adjoint, equal to that of the full unroll up to rounding, in memory that does
 not grow with ``syn_steps``; the step size must stay positive; experts are taken in passes over all of them.  The settings of
 cifar10 at ipc 10 are those that the authors gave after correcting a misprint.  ImageNet subsets: images are squashed to
-128 x 128 by the data set as ddbench prepares it; settings are known for ipc 1 only.  The mode with toroidal canvases is not here.
+128 x 128 by the data set as ddbench prepares it; settings are known for ipc 1 only.  Toroidal canvases are not here.
 """
 
 from __future__ import annotations

@@ -67,8 +67,8 @@ class Settings:
 
 
 def expert_recipe(made: Any, **changes: Any) -> TeacherRecipe:
-    """MTT's experts by the fields of a method (``network``, ``train_epochs``, ``experts``, ``zca``, ...), with some fields of the
-    recipe changed: plain SGD at a constant rate of 0.01 in batches of 256, augmented, on all training images."""
+    """MTT's experts by the fields of a method (``network``, ``train_epochs``, ``experts``, ``zca``, ...), with changes: plain
+    SGD at a constant rate of 0.01 in batches of 256, augmented, on all training images."""
     plain: dict[str, Any] = dict(
         network=made.network,
         epochs=made.train_epochs,
@@ -219,9 +219,9 @@ def imitate(
             labels.grad = found.labels
         for optimiser in optimisers:
             optimiser.step()
-        if not float(step_size.detach()) > 0:
+        if not (now := float(step_size.detach())) > 0:
             raise ValueError(
-                f"the learned step size is {float(step_size.detach()):.3g} after iteration {it} of {s.iterations}; expected a positive "
+                f"the learned step size is {now:.3g} after iteration {it} of {s.iterations}; expected a positive "
                 f"number: lower step_size_lr ({s.step_size_lr:g}), or start at another step_size ({s.step_size:g})"
             )
         if averaged is not None and edits.average is not None:

@@ -34,13 +34,13 @@ _TRACE_ABOVE_S, _COMPILE_ABOVE_S = 5.0, 100.0
 a shape, compiling 30 s, and saves a third of the time after it."""
 
 Batch = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Step number, all synthetic images (n, C, H, W) and labels (n,) or (n, K) -> what the student sees in this step, differentiable in
-both; the same in every call."""
+"""Step number, all synthetic images (n, C, H, W) and labels (n,) or (n, K) -> what the student sees in this step:
+differentiable in both, the same in every call."""
 
 
 def inner_loss(logits: Tensor, labels: Tensor, kind: str) -> Tensor:
-    """Mean cross-entropy of logits (b, K) with labels of a kind: ``ids`` (b,), ``logits`` (b, K), whose softmax is taken here, or
-    ``probabilities`` (b, K)."""
+    """Mean cross-entropy of logits (b, K) with labels of a kind: ``ids`` (b,), ``logits`` (b, K), whose softmax is taken
+    here, or ``probabilities`` (b, K)."""
     return F.cross_entropy(logits, torch.softmax(labels, dim=1) if kind == "logits" else labels)
 
 
@@ -105,11 +105,11 @@ class Student:
         wanted += [state] if by_state else []
         return (g.detach(), *torch.autograd.grad(torch.dot(g, nu), wanted))
 
-    def _products(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return self._derived(*tensors, by_state=True)
+    def _products(self, state: Tensor, x: Tensor, labels: Tensor, nu: Tensor) -> tuple[Tensor, ...]:
+        return self._derived(state, x, labels, nu, True)
 
-    def _input_products(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return self._derived(*tensors, by_state=False)
+    def _input_products(self, state: Tensor, x: Tensor, labels: Tensor, nu: Tensor) -> tuple[Tensor, ...]:
+        return self._derived(state, x, labels, nu, False)
 
     def gradient(self, state: Tensor, x: Tensor, labels: Tensor) -> Tensor:
         """g = d loss / d state (P,), without a graph."""
