@@ -212,7 +212,8 @@ class Traced:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                graph: Callable[..., Any] = make_fx(self._function)(*given)
+                # a function of its own: a bound method's self would be counted as a tensor
+                graph: Callable[..., Any] = make_fx(lambda *tensors: self._function(*tensors))(*given)
         except (RuntimeError, ImportError, AssertionError, NotImplementedError, TypeError) as error:
             _log.warning(
                 "a function could not be traced (%s); it runs as it is, only slower", str(error)[:200]
