@@ -257,12 +257,6 @@ def _targets(labels: Tensor, kind: str | None, n: int, classes: int, name: str) 
     return Targets(soft=soft, kind=kind)
 
 
-def _label_word(distilled: DistilledSet) -> str:
-    if distilled.targets.labeller is not None:
-        return "labeller"
-    return "hard" if distilled.targets.soft is None else "soft"
-
-
 def as_set(
     images: Any,
     labels: Any,
@@ -426,7 +420,6 @@ def evaluate(
                 status=status,
                 reason=reason,
                 family=str(facts.get("family", "")),
-                labels=str(facts.get("labels", _label_word(distilled))),
                 settings=dict(card.settings),
                 recipe=card.recipe,
                 data_fingerprint=real.fingerprint,

@@ -12,10 +12,14 @@ What the columns mean:
   step-capped protocol of its own, named in ``full_protocol``.
 * ``best_epoch_pct_mean``, ``best_epoch_pct_std``: of the best of the tests on the way, chosen on the test set, where a protocol
   has them: to be held against papers that report it; nothing is ranked, paired or plotted by it.
+* ``best_snapshot_pct_mean``: of the best snapshot of each distillation, its students averaged, chosen on the test set, where
+  snapshots were scored: to be held against papers that report their best iteration; nothing is ranked by it either.
+  ``best_snapshot_n`` distillations have one, ``best_snapshot_students`` scored each snapshot, ``best_snapshot_iteration``
+  is that of a single distillation (empty for several).
 * ``bytes_total``: images, labels, codec, space and program; what stands beside the set (teachers, full data) is apart.
 
-Only scores of the last epoch count (``chosen_by = last``); only records of equal protocol Major.Minor and equal data are
-pooled.  Where a cell was measured more than once the newest record stands.
+Only scores of the finished set after the last epoch count (``chosen_by = last``); only records of equal protocol Major.Minor
+and equal data are pooled.  Where a cell was measured more than once the newest record stands.
 """
 
 from __future__ import annotations
@@ -91,6 +95,7 @@ def _rows(records: Iterable[Record]) -> pd.DataFrame:
                 "seed": d.seed,
                 "values": values,
                 "best": [s.value for s in r.scores if s.chosen_by == "best-epoch" and not s.task],
+                "snapshot": next((s for s in r.scores if s.chosen_by == "best-snapshot"), None),
                 "family": r.family,
                 "labels": r.labels,
                 "comparable": r.comparable,
@@ -116,6 +121,7 @@ def _summary(group: pd.DataFrame) -> dict[str, Any]:
     per_set = [100 * sum(v) / len(v) for v in group["values"]]
     interval = mean_interval(per_set)
     best = pd.Series([100 * v for values in group["best"] for v in values], dtype=float)
+    snapshots = [s for s in group["snapshot"] if s is not None]
     spent, sizes = list(group["spent"]), [b for b in group["bytes"] if b is not None]
     size = sizes[0] if sizes else None
     return {
@@ -129,6 +135,10 @@ def _summary(group: pd.DataFrame) -> dict[str, Any]:
         "ci95_high_pct": interval[1] if interval else math.nan,
         "best_epoch_pct_mean": best.mean(),
         "best_epoch_pct_std": best.std(ddof=0) if len(best) > 1 else math.nan,
+        "best_snapshot_pct_mean": pd.Series([100 * s.value for s in snapshots], dtype=float).mean(),
+        "best_snapshot_n": len(snapshots) or None,
+        "best_snapshot_students": _joined(s.students for s in snapshots),
+        "best_snapshot_iteration": snapshots[0].iteration if len(snapshots) == 1 else None,
         "bytes_total": max((b.total for b in sizes), default=math.nan),
         "bytes_images": size.images if size else math.nan,
         "bytes_labels": size.labels if size else math.nan,
@@ -187,6 +197,12 @@ def _table(rows: pd.DataFrame) -> pd.DataFrame:
             "full_protocol",
         ),
         *("best_epoch_pct_mean", "best_epoch_pct_std"),
+        *(
+            "best_snapshot_pct_mean",
+            "best_snapshot_n",
+            "best_snapshot_students",
+            "best_snapshot_iteration",
+        ),
         *("bytes_total", "bytes_images", "bytes_labels", "bytes_beside"),
         *("distil_s", "teacher_s", "distil_peak_mib", "evaluate_s", "device", "precision"),
         *("protocol", "protocol_version", "network", "comparable", "partial", "data_fingerprint"),
@@ -221,7 +237,8 @@ def _table(rows: pd.DataFrame) -> pd.DataFrame:
             }
         lines.append(line)
     table = pd.DataFrame(lines).reindex(columns=columns)
-    table["vs_random_n"] = table["vs_random_n"].astype("Int64")
+    for counts in ("vs_random_n", "best_snapshot_n", "best_snapshot_iteration"):
+        table[counts] = table[counts].astype("Int64")
     competes = table["method"] != UPPER_BOUND
     ranks = table[competes].groupby(_PEERS)["top1_pct_mean"]
     table["rank"] = ranks.rank(ascending=False, method="min").astype("Int64").reindex(table.index)
@@ -291,6 +308,18 @@ def _best_epoch(row: pd.Series) -> str:
     return f"{line['method']} ({line['recipe']}) ipc {line['ipc']} {row['best_epoch_pct_mean']:.1f}{spread}"
 
 
+def _best_snapshot(row: pd.Series) -> str:
+    """``mtt (authors) ipc 1 46.2 (5 students, after 3,400 iterations)``."""
+    line = _line(row)
+    said = f"{row['best_snapshot_students']} student{'' if row['best_snapshot_students'] == '1' else 's'}"
+    if row["best_snapshot_n"] > 1:
+        said += f" a snapshot, {row['best_snapshot_n']} sets"
+    elif not pd.isna(row["best_snapshot_iteration"]):
+        said += f", after {row['best_snapshot_iteration']:,} iterations"
+    value = f"{row['best_snapshot_pct_mean']:.1f}"
+    return f"{line['method']} ({line['recipe']}) ipc {line['ipc']} {value} ({said})"
+
+
 def markdown(board: Board) -> str:
     """The board as Markdown: one table a protocol and network."""
     out = io.StringIO()
@@ -319,6 +348,12 @@ def markdown(board: Board) -> str:
         if len(best):
             out.write("\n\nBest epoch, chosen on the test set, as some papers report it (not ranked): ")
             out.write("; ".join(_best_epoch(row) for _, row in best.iterrows()) + ".")
+        best = part[part["best_snapshot_pct_mean"].notna()]
+        if len(best):
+            out.write(
+                "\n\nBest snapshot, chosen on the test set, as the papers of trajectory matching report it (not ranked): "
+            )
+            out.write("; ".join(_best_snapshot(row) for _, row in best.iterrows()) + ".")
         full = sorted({p for p in part["full_protocol"] if isinstance(p, str)})
         out.write(f"\n\nData {data}.")
         if full:

@@ -517,7 +517,7 @@ def data_show(
     epilog=_example("ddbench cache list", "ddbench cache prune --quota 5G"),
 )
 def cache() -> None:
-    """Everything cached: teachers, whitenings, prepared data; sizes, quota, pruning."""
+    """Everything cached: teachers, experts, whitenings, prepared data; sizes, quota, pruning."""
 
 
 def _entries(n: int) -> str:
@@ -614,6 +614,201 @@ def cache_prune(
         as_json,
         rows,
         f"{word} {_entries(len(gone))}, {human_bytes(sum(e.size_bytes for e in gone))}\n{_table(rows)}",
+    )
+
+
+# ------------------------------------------------------------------------------------------------ experts
+
+
+@cli.group(
+    "experts",
+    context_settings=_HELP,
+    short_help="Expert trajectories: list, make, remove.",
+    epilog=_example("ddbench experts list", "ddbench experts make mtt --dataset digits --ipc 1"),
+)
+def experts_() -> None:
+    """Expert trajectories, which trajectory matching learns from: networks trained on real data, kept epoch by epoch.
+
+    They lie in the cache, shared by all methods and runs whose recipes agree.
+    """
+
+
+def _expert_row(entry: Any) -> dict[str, Any]:
+    import dataclasses
+
+    from ddbench.board import human_bytes
+    from ddbench.contract import TeacherRecipe
+
+    plain = dataclasses.asdict(TeacherRecipe())
+    apart = ("network", "epochs", "count")
+    recipe = {k: v for k, v in entry.recipe.items() if k not in apart and v != plain.get(k, v)}
+    accuracies = entry.accuracies
+    return {
+        "fingerprint": entry.fingerprint,
+        "data set": entry.dataset,
+        "network": entry.network,
+        "recipe": " ".join(f"{k}={v}" for k, v in recipe.items()) or "defaults",
+        "experts": len(accuracies),
+        "epochs": entry.epochs,
+        "size": human_bytes(entry.size_bytes),
+        "accuracy %": f"{100 * sum(accuracies) / len(accuracies):.1f}" if accuracies else "",
+        "seconds": f"{entry.train_s:.1f}",
+        "under way": entry.under_way,
+    }
+
+
+def _expert_document(entry: Any) -> dict[str, Any]:
+    import dataclasses
+
+    return {**dataclasses.asdict(entry), "experts": len(entry.accuracies), "path": str(entry.path)}
+
+
+@experts_.command(
+    "list", short_help="What is there, how far, how large.", epilog=_example("ddbench experts list")
+)
+@_as_json
+def experts_list(as_json: bool) -> None:
+    """Experts in the cache, one line a recipe: how many are done, their mean accuracy, what is under way.
+
+    Only what differs from the defaults of a recipe is shown of it; --json has all.
+    """
+    from ddbench import store
+    from ddbench.board import human_bytes
+    from ddbench.train import experts
+
+    found = experts.stored()
+    total = sum(entry.size_bytes for entry in found)
+    head = f"{store.cache_root() / 'experts'}: {human_bytes(total)} in {_entries(len(found))}"
+    document = [_expert_document(entry) for entry in found]
+    _say(as_json, document, f"{head}\n{_table([_expert_row(entry) for entry in found])}")
+
+
+@experts_.command(
+    "make",
+    short_help="Train those of a method's recipe.",
+    epilog=_example(
+        "ddbench experts make mtt --dataset digits --ipc 1",
+        "ddbench experts make mtt --dataset cifar10 --ipc 1 --count 20 --set storage=fp16 --budget 2G",
+    ),
+)
+@cloup.argument("method", help="a method that learns from experts")
+@option_group(
+    "which experts",
+    option("--dataset", default="digits", metavar="NAME", help="data set, or imagefolder:PATH"),
+    option("--ipc", type=int, default=1, metavar="N", help="images per class, which choose the recipe"),
+    option(
+        "--recipe",
+        default="auto",
+        metavar="NAME",
+        help="named hyperparameters; auto: the authors' where they fit",
+    ),
+    option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="override one field of the method (see: ddbench list settings); repeatable",
+    ),
+    option("--count", type=cloup.IntRange(min=1), metavar="N", help="experts (default: the recipe's)"),
+)
+@option_group(
+    "how it runs",
+    option("--device", default="auto", metavar="auto|cpu|cuda[:i]", help="where to compute"),
+    option(
+        "--budget",
+        metavar="SIZE",
+        help="bytes that they may take, such as 8G (default: DDBENCH_EXPERTS_BUDGET, else what the disk has)",
+    ),
+    option("--time-budget", metavar="TIME", help="stop after so long, such as 9m; run again to go on"),
+    option(
+        "--memory-limit",
+        metavar="SIZE",
+        help="plan with so much memory, such as 4G; larger data stay on disk",
+    ),
+    _root,
+    _plugin,
+)
+@_quiet
+@_as_json
+def experts_make(
+    method: str,
+    dataset: str,
+    ipc: int,
+    recipe: str,
+    settings: tuple[str, ...],
+    count: int | None,
+    device: str,
+    budget: str | None,
+    time_budget: str | None,
+    memory_limit: str | None,
+    data_root: str | None,
+    plugins: tuple[str, ...],
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Train the experts that a method would use, so that runs find them; a killed training goes on where it was."""
+    from ddbench import plan
+
+    _data_root(data_root)
+    _plugins(plugins)
+    chosen = plan.from_flags(
+        methods=[method],
+        datasets=[dataset],
+        ipc=[ipc],
+        recipe=recipe,
+        settings=plan.parse_settings(settings),
+    )
+    (cell, *_) = plan.cells(chosen)
+    size = _size_mib("--budget", budget)
+    from ddbench import runner
+    from ddbench.train import experts
+
+    notes = runner.validate([cell])
+    context = runner.Context(
+        device=device,
+        memory_limit_mib=_size_mib("--memory-limit", memory_limit),
+        quiet=quiet or as_json,
+        budget=_budget(time_budget),
+    )
+    for note in notes if not context.quiet else ():
+        cloup.echo(note, err=True)
+    try:
+        budget_bytes = None if size is None else int(size * 2**20)
+        made = runner.Session(context).experts(cell.distil, count, budget_bytes)
+    except runner.BudgetUsedUp as stopped:
+        cloup.echo(f"error: {stopped}; run again to go on", err=True)
+        raise _Failed(1) from None
+    (entry,) = (e for e in experts.stored() if e.fingerprint == made.fingerprint)
+    row = {**_expert_row(entry), "folder": str(entry.path)}
+    row["experts"] = f"{len(made)} ({len(entry.accuracies)} in all)"
+    _say(as_json, _expert_document(entry), _facts({k: v for k, v in row.items() if v != ""}))
+
+
+@experts_.command(
+    "remove",
+    short_help="Remove some, or all.",
+    epilog=_example("ddbench experts remove 3f0c9a1b7d52e468", "ddbench experts remove --all --dry-run"),
+)
+@cloup.argument("fingerprints", nargs=-1, help="of the experts (see: ddbench experts list)")
+@option("--all", "everything", is_flag=True, help="all experts in the cache")
+@option("--dry-run", is_flag=True, help="only say what would go")
+@_as_json
+def experts_remove(fingerprints: tuple[str, ...], everything: bool, dry_run: bool, as_json: bool) -> None:
+    """Remove experts from the cache; those that a process is training just now stay."""
+    from ddbench.board import human_bytes
+    from ddbench.train import experts
+
+    if everything == bool(fingerprints):
+        given = "--all and fingerprints were both given" if everything else "nothing was named"
+        raise ValueError(f"{given}; expected fingerprints, or --all (see: ddbench experts list)")
+    names = [entry.fingerprint for entry in experts.stored()] if everything else fingerprints
+    gone = experts.remove(names, dry_run=dry_run)
+    word = "would remove" if dry_run else "removed"
+    total = human_bytes(sum(entry.size_bytes for entry in gone))
+    _say(
+        as_json,
+        [_expert_document(entry) for entry in gone],
+        f"{word} {_entries(len(gone))}, {total}\n{_table([_expert_row(entry) for entry in gone])}",
     )
 
 

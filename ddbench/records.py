@@ -27,6 +27,10 @@ class Score(_Typed):
     """Target data set or continual-learning step where it is not the plain test set."""
     chosen_by: Literal["last", "best-epoch", "best-snapshot", "lr"] = "last"
     chosen_on: Literal["none", "holdout", "test"] = "none"
+    iteration: int | None = None
+    """Of a snapshot: finished iterations of the distillation that it was taken after."""
+    students: int | None = None
+    """Where ``value`` is a mean over students: how many (``seed`` is then the cell's)."""
 
 
 class DistilCell(_Typed):

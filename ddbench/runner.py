@@ -20,7 +20,7 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -31,9 +31,9 @@ from tqdm import tqdm
 import ddbench
 from ddbench import codecs, curves, data, registry, sets, store
 from ddbench.budget import Meter, byte_count
-from ddbench.contract import Card, DistilledSet, RealData, canonical
+from ddbench.contract import Card, DistilledSet, Experts, RealData, Targets, canonical
 from ddbench.nets import names as network_names
-from ddbench.records import Bytes, Cell, DistilCell, Provenance, Record, Spent
+from ddbench.records import Bytes, Cell, DistilCell, Provenance, Record, Score, Spent
 from ddbench.seeding import Generators, derive
 from ddbench.task import CHECKPOINT_EVERY_S, RunTask, TimeBudget, pick_device, say
 from ddbench.task import BudgetUsedUp as BudgetUsedUp
@@ -139,7 +139,7 @@ def _read_code(path: Path, stamp: tuple[int, int]) -> tuple[str, tuple[str, ...]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             needs += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Attribute) and node.attr in ("teachers", "experts"):
-            needs.append("ddbench.train.teachers")  # reached through the task, not by an import
+            needs.append(f"ddbench.train.{node.attr}")  # reached through the task, not by an import
     return ast.unparse(tree), tuple(dict.fromkeys(needs))
 
 
@@ -417,6 +417,33 @@ class Session:
                 raise BudgetUsedUp(f"{distilled.card.notes['partial']}; the checkpoint is kept")
         return path
 
+    def experts(self, cell: DistilCell, count: int | None = None, budget_bytes: int | None = None) -> Experts:
+        """The experts that the method of a cell would use, made or found; nothing is distilled.
+
+        Args:
+            count: how many (None: the recipe's).
+            budget_bytes: what their snapshots may take; see :func:`ddbench.train.experts.make_experts`.
+
+        Raises:
+            ValueError: the method uses no experts, or see :func:`ddbench.train.experts.make_experts`.
+            BudgetUsedUp: the time ended first; the next call goes on.
+        """
+        from ddbench.train.experts import recipe_of  # late: most runs need none
+
+        found = registry.resolve_recipe(cell.method, cell.recipe, cell.dataset, cell.ipc)
+        recipe = recipe_of(cell.method, registry.make(cell.method, {**found.settings, **cell.settings}))
+        context = self.context
+        task = RunTask(
+            self._real(cell.dataset).train,
+            cell.ipc,
+            cell.seed,
+            self.device,
+            context.memory_limit_mib,
+            budget=context.budget,
+            quiet=context.quiet,
+        )
+        return task.experts(recipe if count is None else replace(recipe, count=count), budget_bytes)
+
     def _whole(self, path: Path) -> bool:
         return path.exists() and not sets.read_header(path)["card"].get("partial", False)
 
@@ -471,7 +498,7 @@ class Session:
         except store.DamagedError as error:
             found, note = None, f"made anew, since {error}"
         if found is not None and found.status in DONE and not self._again(key):
-            self._score_snapshots(cell, known, found)
+            found = self._score_snapshots(cell, known, found)
             return outcome("cached", found.reason, found)
         try:
             with self._locked(f"record-{key}", wait):
@@ -491,7 +518,7 @@ class Session:
             return outcome("busy", str(error))
         except BudgetUsedUp as error:
             return outcome("left", str(error))
-        self._score_snapshots(cell, known, record)
+        record = self._score_snapshots(cell, known, record)
         return outcome(record.status, "; ".join(t for t in (record.reason, note) if t), record)
 
     def _again(self, key: str) -> bool:
@@ -527,16 +554,20 @@ class Session:
             base=functools.partial(self._record, cell, key, known.key, known=known, distilled=distilled),
         )
 
-    def _score_snapshots(self, cell: Cell, known: _Known, record: Record) -> None:
+    def _score_snapshots(self, cell: Cell, known: _Known, record: Record) -> Record:
         """Accuracy over time: score the snapshots of a finished set as the cell scores the set, with fewer students.
 
-        What comes out stands beside the record, one row a snapshot, and in no score: a snapshot that was chosen by its test
-        accuracy would be chosen on the test data.  Rows that are there already are kept; a time budget that ends leaves
-        the others to the next run.
+        What comes out stands beside the record, one row a snapshot.  Rows that are there already are kept; a time budget
+        that ends leaves the others to the next run.  Once all snapshots are scored the best of them, the finished set
+        among them, goes into the record as a score of its own (``best-snapshot``, chosen on ``test``), which no board
+        ranks: a snapshot that was chosen by its test accuracy was chosen on the test data.
+
+        Returns:
+            the record as it stands now.
         """
         context, count = self.context, self.context.snapshot_students
         if not context.snapshot_every or record.status != "ok":
-            return
+            return record
         snapshots = self.run.snapshots(known.key)
         if not snapshots:
             if record.spent.iterations:
@@ -544,7 +575,7 @@ class Session:
                     f"{cell.distil.method} ipc {cell.distil.ipc} seed {cell.distil.seed}: no snapshots (its set was made "
                     f"without them, or the method cannot show one); --force makes the set again"
                 )
-            return
+            return record
         path = self.run.curve_path(known.key, record.key)
         few = cell.model_copy(update={"repeats": count})
         try:
@@ -584,12 +615,43 @@ class Session:
                 events = self.run.tensorboard_path(record.key)
                 if context.tensorboard and (fresh or not events.exists()):
                     curves.accuracy_events(events, [rows[i] for i in sorted(rows)])
+                same = [row for row in rows.values() if row["students"] == count]
+                with _contained():
+                    record = self._with_best_snapshot(record, same)
         except Busy:
-            return  # another process scores them
+            pass  # another process scores them
         except BudgetUsedUp:
             self._say_once("the time budget ended while snapshots were scored; run again to go on")
         except _Failure as failure:  # the record stands; a snapshot is a picture of the way there
             self._say_once(f"{record.key}: its snapshots have no scores: {failure}")
+        return record
+
+    def _with_best_snapshot(self, record: Record, rows: Sequence[dict[str, Any]]) -> Record:
+        """The record with the best of the rows of its curve as its one ``best-snapshot`` score, on disk too.
+
+        Of equal ones the earliest.  Another process may have measured the record again since it was read, so that the one
+        on disk is changed, unless it is of another set.
+        """
+        best = min(rows, key=lambda row: (-row["top1"], row["iteration"]))
+        score = Score(
+            value=best["top1"],
+            network=best["network"],
+            seed=record.cell.distil.seed,
+            chosen_by="best-snapshot",
+            chosen_on="test",
+            iteration=best["iteration"],
+            students=best["students"],
+        )
+        if score in record.scores:
+            return record
+        with self._locked(f"record-{record.key}", wait=True):
+            stored = self.run.record(record.key)
+            if stored is None or (stored.status, stored.set_fingerprint) != ("ok", record.set_fingerprint):
+                return record
+            others = [s for s in stored.scores if s.chosen_by != "best-snapshot"]
+            changed = stored.model_copy(update={"scores": [*others, score]})
+            self.run.write_record(changed)
+        return changed
 
     def _say_once(self, text: str) -> None:
         if text not in self._said:
@@ -646,6 +708,13 @@ def card_of(method: str, recipe: registry.Recipe, settings: dict[str, Any]) -> d
     return card | {"notes": recipe_note(recipe)}
 
 
+def _label_word(targets: Targets) -> str:
+    """As methods say it of themselves: ``hard``, ``soft`` or ``labeller``."""
+    if targets.labeller is not None:
+        return "labeller"
+    return "hard" if targets.soft is None else "soft"
+
+
 def make_record(cell: Cell, *, distilled: DistilledSet | None = None, **fields: Any) -> Record:
     """A record without scores, with what the protocol and the set say of themselves."""
     version, comparable = "", True
@@ -658,6 +727,7 @@ def make_record(cell: Cell, *, distilled: DistilledSet | None = None, **fields: 
         fields |= {
             "notes": {**fields.get("notes", {}), **said},
             "set_fingerprint": distilled.fingerprint(),
+            "labels": _label_word(distilled.targets),  # a setting may decide them
             "items": codecs.count(distilled),
             "bytes": Bytes(
                 images=count.images,

@@ -26,6 +26,7 @@ from ddbench.contract import (
     CodecSpec,
     Cost,
     DistilledSet,
+    Experts,
     ImageData,
     Program,
     Space,
@@ -266,7 +267,7 @@ class RunTask:
         self._spent_before = 0.0
         self._started = time.perf_counter()
         self._teacher_s = self._teacher_wall = self._show_wall = 0.0
-        self._paid: set[str] = set()
+        self._paid: dict[str, float] = {}
         self._method: Any = None
         self._bases: list[int] = []  # iterations of the loops before each loop
         self._resumed: dict[int, int] = {}  # iterations of each loop that its checkpoint had
@@ -317,32 +318,45 @@ class RunTask:
     # -------------------------------------------------------------------------------------------- networks
 
     def teachers(self, recipe: TeacherRecipe) -> list[Trained]:
-        return self._networks(recipe, trajectory=False)
-
-    def experts(self, recipe: TeacherRecipe) -> list[Trained]:
-        return self._networks(recipe, trajectory=True)
-
-    def _networks(self, recipe: TeacherRecipe, trajectory: bool) -> list[Trained]:
         from ddbench.train.teachers import train_networks  # late: most methods need no networks
 
+        with self._training("teachers") as told:
+            found = train_networks(self.train, recipe, self.device, progress=told)
+        for network in found:
+            self._pay(network.fingerprint, network.train_s)
+        return found
+
+    def experts(self, recipe: TeacherRecipe, budget_bytes: int | None = None) -> Experts:
+        """``budget_bytes``: what their snapshots may take; see :func:`ddbench.train.experts.make_experts`."""
+        from ddbench.train.experts import make_experts
+
+        with self._training("experts") as told:
+            found = make_experts(self.train, recipe, self.device, progress=told, budget_bytes=budget_bytes)
+        self._pay(found.fingerprint, found.train_s)
+        return found
+
+    @contextlib.contextmanager
+    def _training(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """A progress bar for the epochs of networks on real data, whose seconds are not those of the construction."""
         started = time.perf_counter()
         with tqdm(
-            desc="teachers", unit="epoch", disable=self.quiet or None, leave=False, dynamic_ncols=True
+            desc=what, unit="epoch", disable=self.quiet or None, leave=False, dynamic_ncols=True
         ) as bar:
 
             def told(done: int, total: int) -> None:
                 bar.total = total
                 bar.update(done - bar.n)
-                if self.budget.used_up():
-                    raise BudgetUsedUp(f"the time budget ended at epoch {done} of {total} of the teachers")
+                if done < total and self.budget.used_up():
+                    raise BudgetUsedUp(f"the time budget ended at epoch {done} of {total} of the {what}")
 
-            found = train_networks(self.train, recipe, self.device, trajectory=trajectory, progress=told)
+            yield told
         self._teacher_wall += time.perf_counter() - started
-        for network in found:
-            if network.fingerprint not in self._paid:  # asked for twice, paid for once
-                self._paid.add(network.fingerprint)
-                self._teacher_s += network.train_s
-        return found
+
+    def _pay(self, fingerprint: str, train_s: float) -> None:
+        """Seconds of networks that were used: asked for twice, paid for once; more of the same pay for what they add."""
+        paid = self._paid.get(fingerprint, 0.0)
+        self._paid[fingerprint] = max(paid, train_s)
+        self._teacher_s += self._paid[fingerprint] - paid
 
     # -------------------------------------------------------------------------------------------- the loop
 
@@ -550,6 +564,10 @@ class RunTask:
         # A tensor is kept as it is: reading it now would make the host wait for the device in every iteration.
         kept = {k: v.detach().clone() if isinstance(v, Tensor) else float(v) for k, v in values.items()}
         loop, last = max(0, self._loops - 1), self._latest
+        known = {k: v for k, v in kept.items() if isinstance(v, float)}
+        self._check_values(
+            [_Row(loop, self._iteration, 0.0, known)]
+        )  # what is read already can be looked at now
         if last is not None and self._inside and (last.loop, last.iteration) == (loop, self._iteration):
             last.values.update(kept)
             return

@@ -77,6 +77,8 @@ class TrainPlan:
     """``sgd`` | ``adam`` | ``adamw``."""
     lr: float = 0.01
     """Peak learning rate (dimensionless)."""
+    learned_rate: bool = False
+    """Start at the step size that the set learned, where it has one, instead of ``lr``; the schedule holds as it is."""
     momentum: float = 0.9
     """SGD momentum; unused by adam and adamw."""
     nesterov: bool = False

@@ -1,15 +1,17 @@
 """FYI, "flip your images": a wrapper that shows each synthetic image together with its mirror image while distilling.
 
 Source: Son, Oh, Baek and Ham, "FYI: Flip Your Images for Dataset Distillation", ECCV 2024, arXiv:2407.08113, and its code
-(cvlab-yonsei/FYI).  Write ``fyi+dm``, ``fyi+dsa``, ``fyi+datadam``: the base keeps its loss, networks, step sizes and recipes.
+(cvlab-yonsei/FYI).  Write ``fyi+dm``, ``fyi+dsa``, ``fyi+mtt``: the base keeps its loss, networks, step sizes and recipes.
 The mirror images join before augmentation, in the matching step and in every mini-batch of an inner training; they are never
-stored, and evaluation does not see them.
+stored, and evaluation does not see them.  Around ``mtt`` and its descendants a student's step takes half as many images, so
+that with their mirror images it sees as many as without, and visits each half as often (cifar10 at ipc 1: 5 images a step).
 Departures: none in a step; the released code scores the set after its last update and stops there, as every method here does.
 Its changed augmentation (a flip always, then one of five operations) is a setting of its own, since it is worth points
 without mirror images too: with ``always_flip`` it is used while distilling, and the protocol ``dc-dsa-flip`` uses it in
 evaluation.  What else it changes in a base is a recipe of that base (``fyi``: fewer loops of ``dc`` and ``dsa`` on cifar100
-at ipc 50); unlike its fork, DM keeps networks with batch norm.  There is no code for IDC (nor NCFM): mirror images join
-after decoding.
+at ipc 50; TESLA's gradient and twice the iterations of ``mtt`` on cifar10 at ipc 1, whose other recipes have the exact
+gradient); unlike its fork, DM keeps networks with batch norm.  There is no code for IDC (nor NCFM), where mirror images
+join after decoding, nor for FTD, which is wrapped as ``mtt`` is.
 Data sets whose classes a mirror would change (digits) are not refused, but the idea does not hold there.
 """
 

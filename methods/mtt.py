@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ddbench.contract import DistilledSet, Task, TeacherRecipe
-from ddbench.matching.imitation import Settings, expert_recipe, imitate
+from ddbench.matching.imitation import Settings, expert_recipe, experts_for, imitate
 from ddbench.matching.sampling import class_labels, initial_images
 from ddbench.registry import method
 
@@ -73,7 +73,7 @@ class MTT:
 
     def distill(self, task: Task) -> DistilledSet:
         settings = Settings.of(self)
-        experts = task.experts(self.expert_recipe())
+        experts = experts_for(task, self)
         images = initial_images(task, self.init, experts.space).flatten(0, 1)
         return imitate(task, experts, settings, images, class_labels(task).flatten())
 
@@ -95,7 +95,15 @@ _FYI = dict(
     gradient="tesla",
     source="released code of FYI, arXiv:2407.08113; pixel steps halved, as its gradient lacks the factor 2",
 )
-_SMALL = "ours, for 8x8 images"
+_DIGITS = dict(
+    network="ConvNetD2W32",
+    step_size=0.05,
+    experts=10,
+    train_epochs=15,
+    train_batch=64,
+    train_lr=0.05,
+    source="ours, for 8x8 images",
+)
 _CPU = "ours, minutes on two CPU cores"
 RECIPES = {
     ("authors", "cifar10", 1): dict(
@@ -133,32 +141,8 @@ RECIPES = {
     ("fyi", "cifar10", 1): dict(
         syn_steps=50, max_start_epoch=2, image_lr=50.0, step_size_lr=1e-7, zca=True, **_FYI
     ),
-    ("digits", "digits", 1): dict(
-        network="ConvNetD2W32",
-        iterations=150,
-        syn_steps=10,
-        max_start_epoch=5,
-        image_lr=100.0,
-        step_size=0.05,
-        step_size_lr=1e-5,
-        experts=20,
-        train_epochs=20,
-        train_batch=64,
-        train_lr=0.05,
-        source=_SMALL,
-    ),
+    ("digits", "digits", 1): dict(iterations=100, syn_steps=10, max_start_epoch=5, image_lr=30.0, **_DIGITS),
     ("digits", "digits", None): dict(
-        network="ConvNetD2W32",
-        iterations=100,
-        syn_steps=10,
-        max_start_epoch=10,
-        image_lr=100.0,
-        step_size=0.05,
-        step_size_lr=1e-5,
-        experts=20,
-        train_epochs=20,
-        train_batch=64,
-        train_lr=0.05,
-        source=_SMALL,
+        iterations=50, syn_steps=10, max_start_epoch=13, image_lr=100.0, **_DIGITS
     ),
 }

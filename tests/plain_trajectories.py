@@ -1,8 +1,13 @@
-"""Experts in memory, trained or made up, for tests that need no cache; and the plain training that they come from."""
+"""Experts in memory, trained or made up, for tests that need no cache; and readable twins of trajectory matching.
+
+The twin is the loop of most published code: a network's parameters cut out of a flat vector, all student steps in one
+graph, a read to the host every iteration.  It takes the methods' draws (the same named generators in the same order), so that
+losses can be compared iteration by iteration.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddbench.contract import ImageData, Space, TeacherRecipe
-from ddbench.nets.build import init_parameters
+from ddbench.augment.dsa import DSA
+from ddbench.contract import Experts, ImageData, Space, TeacherRecipe
+from ddbench.nets.build import build, init_parameters
 from ddbench.nets.flat import Flat
+from ddbench.seeding import Generators
 from ddbench.task import RunTask
+from ddbench.train.networks import input_space
 
 
 @dataclass(eq=False)
@@ -73,8 +81,77 @@ class ExpertTask(RunTask):
     def experts(self, recipe: TeacherRecipe) -> Any:
         self.asked = [*self.asked, recipe]
         if self.made is None:
-            from ddbench.data import fit_zca, zca_space
-
-            space = None if recipe.zca is None else zca_space(self.train, fit_zca(self.train, recipe.zca))
-            self.made = trained_experts(self.train, recipe, space, self.seed)
+            self.made = trained_experts(self.train, recipe, input_space(self.train, recipe), self.seed)
         return self.made
+
+
+def mtt(
+    train: ImageData,
+    ipc: int,
+    seed: int,
+    experts: Experts,
+    network: str,
+    syn_steps: int,
+    expert_epochs: int,
+    max_start_epoch: int,
+    image_lr: float,
+    step_size: float,
+    step_size_lr: float,
+    batch_syn: int = 0,
+    momentum: float = 0.5,
+    augment: bool = True,
+    mirrored: bool = False,
+) -> Iterator[tuple[float, Tensor, float]]:
+    """MTT by full unroll: mtt.md of the authors' distill.py; ``mirrored``: as FYI's fork, but with the exact gradient.
+
+    Yields:
+        loss, images (n, C, H, W) and step size after each iteration, for ever.
+    """
+    rng, classes = Generators(seed, "distil"), train.classes
+    net = build(network, train.shape, classes).train()
+    named = [(name, p.shape, p.numel()) for name, p in net.named_parameters()]
+    dsa = (DSA.fyi(train.flip) if mirrored else DSA.classic(train.flip)) if augment else None
+
+    def logits(flat: Tensor, x: Tensor) -> Tensor:
+        weights, at = {}, 0
+        for name, shape, count in named:
+            weights[name] = flat[at : at + count].view(shape)
+            at += count
+        return torch.func.functional_call(net, weights, (x,))
+
+    pools = [train.of_class(c) for c in range(classes)]
+    first = torch.cat([pool[torch.randperm(len(pool), generator=rng("init"))[:ipc]] for pool in pools])
+    images = experts.space.real_to_input(train.images[first]).clone().requires_grad_()
+    labels = torch.arange(classes).repeat_interleave(ipc)
+    beta = torch.tensor(step_size, requires_grad=True)
+    by_images = torch.optim.SGD([images], lr=image_lr, momentum=momentum)
+    by_beta = torch.optim.SGD([beta], lr=step_size_lr, momentum=momentum)
+    batch = min(batch_syn or len(images), len(images))
+    batch = max(1, batch // 2) if mirrored else batch
+    left: list[int] = []
+    while True:
+        if not left:
+            left = torch.randperm(len(experts), generator=rng("experts")).tolist()
+        expert = left.pop(0)
+        t = int(torch.randint(0, max_start_epoch, (), generator=rng("starts")))
+        start, goal = experts.state(expert, t), experts.state(expert, t + expert_epochs)
+        theta = start.clone().requires_grad_()
+        chunks: list[Tensor] = []
+        for _ in range(syn_steps):
+            if not chunks:
+                chunks = list(torch.split(torch.randperm(len(images), generator=rng("batches")), batch))
+            chosen = chunks.pop()
+            x, y = images[chosen], labels[chosen]
+            if mirrored:
+                x, y = torch.cat([x, x.flip(-1)]), torch.cat([y, y])
+            if dsa is not None:
+                x = dsa.apply(x, dsa.draw(len(x), train.shape, rng("augment")))
+            (g,) = torch.autograd.grad(F.cross_entropy(logits(theta, x), y), theta, create_graph=True)
+            theta = theta - beta * g
+        loss = F.mse_loss(theta, goal, reduction="sum") / F.mse_loss(start, goal, reduction="sum")
+        by_images.zero_grad()
+        by_beta.zero_grad()
+        loss.backward()
+        by_images.step()
+        by_beta.step()
+        yield float(loss.detach()), images.detach().clone(), float(beta.detach())

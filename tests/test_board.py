@@ -121,6 +121,45 @@ def test_best_epochs_have_columns_of_their_own_and_rank_nothing():
     assert "70.0" not in board.plain(board.make(records)[0])
 
 
+def test_best_snapshots_have_columns_of_their_own_and_rank_nothing(tmp_path):
+    def shown(method, last, best, seed=0, students=1, iteration=3400):
+        scores = [Score(value=v, network="ConvNet", seed=i) for i, v in enumerate(last)]
+        picked = dict(chosen_by="best-snapshot", chosen_on="test", iteration=iteration, students=students)
+        scores.append(Score(value=best, network="ConvNet", seed=seed, **picked))
+        return record(method, seed=seed, scores=scores, protocol="mtt")
+
+    records = [
+        shown("mtt", (0.2, 0.4), 0.9, students=5),
+        shown("datm", (0.3, 0.5), 0.5, seed=0),
+        shown("datm", (0.3, 0.5), 0.75, seed=1),
+        record("datm", seed=2, values=(0.6,), protocol="mtt"),
+        record("random", values=(0.8,), protocol="mtt"),
+    ]
+    r = row(records, method="mtt")
+    assert (r["top1_pct_mean"], r["n"], r["rank"]) == (pytest.approx(30), 2, 3)
+    assert r["best_snapshot_pct_mean"] == pytest.approx(90)
+    assert (r["best_snapshot_n"], r["best_snapshot_students"], r["best_snapshot_iteration"]) == (1, "5", 3400)
+    several = row(records, method="datm")
+    assert (several["n"], several["distillations"], several["rank"]) == (5, 3, 2)
+    assert several["best_snapshot_pct_mean"] == pytest.approx(62.5)
+    assert several["best_snapshot_n"] == 2 and pd.isna(several["best_snapshot_iteration"])
+    without = row(records, method="random")
+    assert pd.isna(without["best_snapshot_pct_mean"]) and pd.isna(without["best_snapshot_n"])
+    assert without["rank"] == 1
+    made = board.make(records)
+    text = board.markdown(made[0])
+    assert (
+        "Best snapshot, chosen on the test set, as the papers of trajectory matching report it (not ranked): "
+        "datm (defaults) ipc 1 62.5 (1 student a snapshot, 2 sets); "
+        "mtt (defaults) ipc 1 90.0 (5 students, after 3,400 iterations).\n"
+    ) in text
+    assert "90.0" not in board.plain(made[0])
+    assert "Best snapshot" not in board.markdown(board.make([record()])[0])
+    board.write(made, tmp_path, plots=False)
+    line = pd.read_csv(tmp_path / "digits.csv").set_index("method").loc["mtt"]
+    assert (line["best_snapshot_pct_mean"], line["best_snapshot_iteration"]) == (90, 3400)
+
+
 def test_records_of_other_protocol_minor_versions_are_not_pooled():
     table = board.make([record(seed=0), record(seed=1, protocol_version="1.1.0")])[0].table
     assert sorted(table["protocol_version"]) == ["1.0", "1.1"]

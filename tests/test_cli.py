@@ -100,6 +100,7 @@ def test_the_commands_are_those_of_the_documents():
     assert {" ".join(path) for path, _ in commands()} == {
         *("", "run", "distill", "evaluate", "board", "trace", "list", "show", "doctor", "new-method"),
         *("data", "data list", "data prepare", "data show", "cache", "cache list", "cache prune"),
+        *("experts", "experts list", "experts make", "experts remove"),
     }
 
 
@@ -125,7 +126,7 @@ class TestHelp:
 
     def test_lists_of_commands_are_not_cut_off(self, ddbench, path, command):
         shown = ddbench(*path, "--help").out
-        for repeated in ("SETS...", "[NAMES]...", "[ARGS]..."):
+        for repeated in ("SETS...", "[NAMES]...", "[ARGS]...", "[FINGERPRINTS]..."):
             shown = shown.replace(repeated, "")
         assert "..." not in shown
 
@@ -484,9 +485,10 @@ class TestWatching:
         assert said.status == 0 and said.json["plots"] == ["runs/curves/digits-ipc1.png"]
         assert Path("runs/curves/digits-ipc1.csv").is_file()
         for record in store.RunFolder("runs").records():
-            assert len(record.scores) == 2, "snapshots are in no score"
+            assert [s.chosen_by for s in record.scores] == ["last", "last", "best-snapshot"]
             rows = store.read_rows(store.RunFolder("runs").curve_path(record.set_key, record.key))
             assert [(r["iteration"], r["students"]) for r in rows] == [(4, 1), (8, 1)]
+            assert record.scores[2].value == max(r["top1"] for r in rows)
             pictures = sorted(p.name for p in Path("runs/pictures", record.set_key).iterdir())
             assert pictures == ["000004.png", "000008.png", "finished.png"]
         assert "over time: runs/curves/digits-ipc1.png" in watched("--seeds", 2, "--snapshot-every", 4).out
@@ -682,6 +684,104 @@ class TestCache:
         )
         said = ddbench("cache", "prune", "--quota", "much")
         assert said.status == 2 and said.err.startswith("error: --quota: size is 'much'; expected a number")
+
+
+class TestExperts:
+    TINY = (
+        *("--dataset", "digits", "--ipc", 1, "--device", "cpu"),
+        *("--set", "network=ConvNetD1W4", "--set", "train_epochs=2", "--set", "train_per_class=4"),
+    )
+
+    def test_what_is_made_is_listed_and_counted_in_the_cache(self, ddbench, fresh_cache):
+        assert ddbench("experts", "list").out.endswith("0 B in 0 entries\n(none)\n")
+        said = ddbench("experts", "make", "mtt", *self.TINY, "--count", 2)
+        assert said.status == 0, said.err
+        assert "network: ConvNetD1W4\n" in said.out and "experts: 2 (2 in all)\n" in said.out
+        (row,) = ddbench("experts", "list", "--json").json
+        assert (row["dataset"], row["experts"], row["epochs"], row["under_way"]) == ("digits", 2, 2, "")
+        assert len(row["accuracies"]) == 2 and row["recipe"]["per_class"] == 4
+        listed = ddbench("experts", "list").out
+        for word in (row["fingerprint"], "digits", "ConvNetD1W4", "per_class=4", "augment=dsa"):
+            assert word in listed
+        assert "batch=64" in listed and "alpha" not in listed  # what differs from the defaults, no more
+        (entry,) = (e for e in ddbench("cache", "list", "--json").json["entries"] if e["kind"] == "experts")
+        assert Path(entry["path"]).name == row["fingerprint"]
+
+    def test_more_are_added_and_what_is_there_is_not_made_again(self, ddbench, fresh_cache):
+        made = [ddbench("experts", "make", "mtt", *self.TINY, "--count", n, "--json").json for n in (2, 3, 1)]
+        assert [m["experts"] for m in made] == [2, 3, 3]
+        assert made[0]["accuracies"] == made[1]["accuracies"][:2] and made[1] == made[2]
+        said = ddbench("experts", "make", "mtt", *self.TINY, "--count", 1)
+        assert "experts: 1 (3 in all)\n" in said.out
+
+    def test_a_method_finds_them(self, ddbench, fresh_cache):
+        tiny = ("--set", "iterations=1", "--set", "experts=2", "--set", "max_start_epoch=1")
+        made = ddbench(
+            "experts", "make", "mtt", *self.TINY, "--set", "experts=2", "--set", "expert_epochs=1", "--json"
+        )
+        before = [p.stat().st_mtime_ns for p in sorted(fresh_cache.rglob("expert-*"))]
+        said = ddbench(
+            *("distill", "--method", "mtt", *self.TINY, *tiny, "--set", "expert_epochs=1", "--json")
+        )
+        assert said.status == 0, said.err
+        assert said.json["notes"]["teachers"] == [made.json["fingerprint"]]
+        assert said.json["cost"]["teacher_s"] == pytest.approx(made.json["train_s"])
+        assert [p.stat().st_mtime_ns for p in sorted(fresh_cache.rglob("expert-*"))] == before
+
+    def test_a_wrapped_method_has_those_of_its_base_as_the_wrapper_changes_it(self, ddbench, fresh_cache):
+        arguments = (*self.TINY, "--count", 1, "--json")
+        base = ddbench("experts", "make", "mtt", *arguments).json
+        wrapped = ddbench("experts", "make", "fyi+mtt", *arguments).json
+        plain = ddbench("experts", "make", "fyi+mtt", *arguments, "--set", "always_flip=false").json
+        assert [x["recipe"]["augment"] for x in (base, wrapped)] == ["dsa", "dsa-flip"]
+        assert plain["fingerprint"] == base["fingerprint"] != wrapped["fingerprint"]
+
+    def test_a_method_without_experts_is_refused(self, ddbench, fresh_cache):
+        said = ddbench("experts", "make", "random", "--device", "cpu")
+        assert said.status == 2
+        assert re.match("error: method random uses no experts; those that do: .*mtt", said.err)
+        said = ddbench("experts", "make", "mt", "--device", "cpu")
+        assert said.status == 2 and "no method 'mt'; nearest: mtt" in said.err
+
+    def test_a_budget_of_bytes_is_checked_first(self, ddbench, fresh_cache):
+        said = ddbench("experts", "make", "mtt", *self.TINY, "--count", 2, "--budget", "1K")
+        assert said.status == 2 and "but the budget is 1,024 bytes: train fewer experts (0 fit)" in said.err
+        said = ddbench("experts", "make", "mtt", *self.TINY, "--budget", "much")
+        assert said.status == 2 and said.err.startswith("error: --budget: size is 'much'; expected a number")
+
+    def test_a_time_budget_stops_between_epochs_and_the_next_call_goes_on(self, ddbench, fresh_cache):
+        arguments = ("experts", "make", "mtt", *self.TINY, "--count", 2)
+        said = ddbench(*arguments, "--time-budget", "0.001s")
+        assert said.status == 1
+        assert said.err.splitlines()[-1] == (
+            "error: the time budget ended at epoch 2 of 4 of the experts; run again to go on"
+        )
+        assert "0-1 at epoch 1" in ddbench("experts", "list").out
+        assert ddbench(*arguments).status == 0
+        assert ddbench("experts", "list", "--json").json[0]["under_way"] == ""
+
+    def test_remove_by_fingerprint_or_all(self, ddbench, fresh_cache):
+        made = [
+            ddbench("experts", "make", "mtt", *self.TINY, "--count", 1, "--set", f"train_lr={lr}", "--json")
+            for lr in (0.1, 0.2)
+        ]
+        one, two = (m.json["fingerprint"] for m in made)
+        said = ddbench("experts", "remove", one[:-1])
+        assert said.status == 2 and f"error: no experts {one[:-1]} in " in said.err
+        assert f"nearest: {one} (see: ddbench experts list)" in said.err
+        for wrong in ((), ("--all", one)):
+            said = ddbench("experts", "remove", *wrong)
+            assert said.status == 2 and "expected fingerprints, or --all" in said.err
+        said = ddbench("experts", "remove", one, "--dry-run")
+        assert said.out.startswith("would remove 1 entry, ") and len(list(fresh_cache.glob("experts/*"))) == 2
+        assert [e["fingerprint"] for e in ddbench("experts", "remove", one, "--json").json] == [one]
+        assert ddbench("experts", "remove", "--all").out.startswith("removed 1 entry, ")
+        assert not list(fresh_cache.glob("experts/*")) and two != one
+
+    def test_they_can_be_pruned_like_all_that_is_cached(self, ddbench, fresh_cache):
+        ddbench("experts", "make", "mtt", *self.TINY, "--count", 1)
+        gone = ddbench("cache", "prune", "--quota", "0", "--json").json
+        assert "experts" in [g["kind"] for g in gone] and ddbench("experts", "list", "--json").json == []
 
 
 class TestDoctor:

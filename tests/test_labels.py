@@ -21,12 +21,12 @@ from ddbench.train.labels import (
     StoredAnswers,
     answer,
     answer_items,
-    batch_inputs,
     check_plan,
     load_networks,
     logit_bytes,
     store_answers,
 )
+from ddbench.train.students import batch_inputs
 from ddbench.trainplan import ViewPlan
 
 SPACE = Space("unit", (0.5,), (0.25,))

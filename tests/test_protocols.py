@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddbench import protocols, registry
+from ddbench import data, protocols, registry, sets
 from ddbench.contract import (
     Card,
     CodecSpec,
@@ -22,6 +22,7 @@ from ddbench.contract import (
     Targets,
 )
 from ddbench.nets.build import build
+from ddbench.protocols import train
 from ddbench.protocols.native import NativeProtocol, replay, start_
 from ddbench.protocols.rows import ROWS, ProtocolRow
 from ddbench.protocols.train import RowProtocol
@@ -73,6 +74,7 @@ class TestRows:
     def test_every_row_is_registered_under_its_name(self):
         assert sorted(ROWS) == sorted(registry.names("protocols"))
         assert {"dc-dsa", "dc-none", "dc-dsa-full", "datadam", "quick", "quick-full", "native"} <= set(ROWS)
+        assert {"mtt", "mtt-flip", "datm"} <= set(ROWS)
         assert {"dc", "dc-dsa-flip", "idc", "idc-nomix", "idc-cutout", "ncfm", "ncfm-300", "ncfm-40"} <= set(
             ROWS
         )
@@ -195,6 +197,19 @@ class TestAccepts:
             protocols.get("quick").evaluate(whole(gauss2), gauss2, NET, crew(1))
 
 
+def trained_plans(monkeypatch, epochs: int = 2) -> list[TrainPlan]:
+    """The plans that students are trained by from now on; they are trained for a few epochs of them only."""
+    plans: list[TrainPlan] = []
+    real_train = train.train_students
+
+    def spy(items, plan, *more, **named):
+        plans.append(plan)
+        return real_train(items, plan.changed(epochs=epochs), *more, **named)
+
+    monkeypatch.setattr(train, "train_students", spy)
+    return plans
+
+
 def made_space():
     from ddbench.contract import Space
 
@@ -282,6 +297,132 @@ class TestEvaluate:
         assert len(found.scores) == 1
 
 
+class TestLearnedRates:
+    @pytest.mark.parametrize("name", ["mtt", "mtt-flip", "datm", "native"])
+    def test_a_row_of_learned_rates_differs_from_the_classic_one_as_it_says(self, name: str):
+        different = {"mtt-flip": {"augment": "dsa-flip"}, "datm": {"batch": 128}}.get(name, {})
+        assert ROWS[name].plan == ROWS["dc-dsa"].plan.changed(learned_rate=True, **different)
+
+    def test_no_other_row_looks_at_the_learned_rate(self, gauss2: RealData, monkeypatch):
+        assert {n for n, r in ROWS.items() if r.plan.learned_rate} == {"mtt", "mtt-flip", "datm", "native"}
+        plans = trained_plans(monkeypatch)
+        learned = made(gauss2, program=Program(torch.tensor([0.037])))
+        protocols.get("dc-dsa").evaluate(learned, gauss2, NET, crew(1))
+        assert plans == [ROWS["dc-dsa"].plan]
+
+    @pytest.mark.parametrize("name", ["mtt", "mtt-flip", "datm"])
+    def test_a_set_starts_at_its_own_rate_and_one_without_at_the_plans(
+        self, name: str, gauss2: RealData, monkeypatch
+    ):
+        plans, protocol = trained_plans(monkeypatch), protocols.get(name)
+        plain = made(gauss2)
+        learned = plain.changed(program=Program(torch.tensor([0.037])))
+        for distilled in (learned, plain):
+            assert protocol.accepts(distilled) is None
+            assert len(protocol.evaluate(distilled, gauss2, NET, crew(1)).scores) == 1
+        assert [p.lr for p in plans] == [pytest.approx(0.037), 0.01]
+        assert all(p == protocol.plan.changed(lr=p.lr) for p in plans), "nothing else depends on the set"
+        rates = [plans[0].lr_at(e) for e in range(1001)]
+        assert rates[501] == rates[0] and rates[502] == pytest.approx(0.0037), "it falls as it stands"
+
+    @pytest.mark.parametrize("name", ["mtt", "mtt-flip", "datm", "native"])
+    @pytest.mark.parametrize("rate", [0.0, -0.003])
+    def test_a_rate_that_is_not_above_zero_is_refused_with_its_value(
+        self, name: str, rate: float, gauss2: RealData
+    ):
+        distilled = made(gauss2, program=Program(torch.tensor([rate])))
+        assert protocols.get(name).accepts(distilled) == (
+            f"protocol {name} starts at the step size that the set learned, and that is {rate:g}; expected above 0: use "
+            "dc-dsa, which starts at 0.01"
+        )
+        assert protocols.get("dc-dsa").accepts(distilled) is None
+        with pytest.raises(ValueError, match=r"starts at the step size that the set learned, and that is"):
+            protocols.get(name).evaluate(distilled, gauss2, NET, crew(1))
+
+    @pytest.mark.parametrize("rate", [float("nan"), float("inf")])
+    def test_a_rate_that_is_not_finite_is_no_program(self, rate: float):
+        with pytest.raises(ValueError, match=r"step sizes: 1 of 1 values are not finite"):
+            Program(torch.tensor([rate]))
+
+    @pytest.mark.parametrize("name", ["mtt", "mtt-flip", "datm"])
+    def test_a_program_in_order_belongs_to_native(self, name: str, gauss2: RealData):
+        for sizes, order in (([0.05], ((0, 3),)), ([0.05, 0.04], ((0, 3), (1, 4)))):
+            distilled = made(gauss2, program=Program(torch.tensor(sizes), order))
+            assert protocols.get(name).accepts(distilled) == (
+                f"protocol {name} starts at one learned step size, and this set has a program of {len(sizes)} steps in order; "
+                "use native"
+            )
+            assert protocols.get("native").accepts(distilled) is None
+
+
+@pytest.fixture(scope="module")
+def digits() -> RealData:
+    return data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def whitened(digits: RealData) -> DistilledSet:
+    part = digits.train
+    space = data.zca_space(part, data.fit_zca(part))
+    chosen = torch.cat([part.of_class(c)[:14] for c in range(10)])
+    ids = part.labels[chosen]
+    noise = torch.randn(len(ids), 10, generator=torch.Generator().manual_seed(0))
+    logits = 6 * torch.nn.functional.one_hot(ids, 10).float() + 0.3 * noise
+    return DistilledSet(
+        {"images": space.real_to_input(part.images[chosen])},
+        Targets(soft=logits, kind="logits"),
+        space,
+        program=Program(torch.tensor([0.05])),
+        card=Card(dataset="digits", ipc=14, classes=10, data_fingerprint=part.fingerprint),
+    )
+
+
+class TestLearnedThingsTravel:
+    """A step size, label logits and a whitening, through a file."""
+
+    @pytest.mark.parametrize("name", ["mtt", "datm"])
+    def test_a_set_read_back_is_trained_and_tested_by_what_it_learned(
+        self, name: str, digits: RealData, whitened: DistilledSet, tmp_path, monkeypatch
+    ):
+        sets.write(tmp_path / "set.safetensors", whitened)
+        back = sets.read(tmp_path / "set.safetensors")
+        assert back.program is not None and float(back.program.step_sizes) == float(torch.tensor(0.05))
+        assert back.targets.kind == "logits" and torch.equal(back.targets.soft, whitened.targets.soft)
+        assert back.space.zca is not None and torch.equal(
+            back.space.zca.transform, whitened.space.zca.transform
+        )
+        net_name = "ConvNetD1W16NN"  # a norm would hide much of what a whitening does
+        seen, plans = [], trained_plans(monkeypatch, epochs=60)
+        kept = train.train_students
+        monkeypatch.setattr(
+            train, "train_students", lambda items, *a, **k: seen.append(kept(items, *a, **k)) or seen[-1]
+        )
+        found = protocols.get(name).evaluate(back, digits, net_name, crew(1))
+        assert [p.lr for p in plans] == [pytest.approx(0.05)]
+
+        net = build(net_name, (1, 8, 8), 10).double().eval()
+        net.load_state_dict(seen[0].states[0])
+        unit, zca = digits.test.images.double() / 255, whitened.space.zca
+        white = ((unit.flatten(1) - zca.mean.double()) @ zca.transform.double()).view_as(unit)
+        with torch.no_grad():
+            right, raw = (
+                (net(x).argmax(1) == digits.test.labels).double().mean().item() for x in (white, unit)
+            )
+        a_test_image = 1.5 / len(digits.test)  # another rounding may turn one
+        assert found.scores[0].value == pytest.approx(right, abs=a_test_image)
+        assert right > 0.6 and raw < right - 0.15, "the whitening of the test images makes the number"
+        bare = back.changed(space=replace(back.space, zca=None))
+        unwhitened = protocols.get(name).evaluate(bare, digits, net_name, crew(1))
+        assert unwhitened.scores[0].value == pytest.approx(raw, abs=a_test_image)
+
+    def test_datm_takes_hard_labels_too(self, gauss2: RealData):
+        protocol = tiny(ROWS["datm"])
+        soft = Targets(soft=torch.randn(6, 2, generator=torch.Generator().manual_seed(1)), kind="logits")
+        for distilled in (made(gauss2), made(gauss2, targets=soft)):
+            assert protocol.accepts(distilled) is None
+            assert len(protocol.evaluate(distilled, gauss2, NET, crew(1)).scores) == 1
+
+
 class TestNative:
     """specs of arXiv:1811.10959, numeric checks 3 and 4."""
 
@@ -354,17 +495,8 @@ class TestNative:
         assert [s.chosen_by for s in found.scores] == ["last", "best-epoch"]
 
     def test_a_learned_rate_trains_at_that_rate(self, gauss2: RealData, monkeypatch):
-        from ddbench.protocols import native
-
-        plans: list[TrainPlan] = []
-        real_train = native.train_students
-
-        def spy(items, plan, *more, **named):
-            plans.append(plan)
-            return real_train(items, plan.changed(epochs=2), *more, **named)
-
-        monkeypatch.setattr(native, "train_students", spy)
+        plans = trained_plans(monkeypatch)
         distilled = made(gauss2, program=Program(torch.tensor([0.037])))
         found = protocols.get("native").evaluate(distilled, gauss2, NET, crew(1))
-        assert plans[0] == ROWS["native"].plan.changed(lr=pytest.approx(0.037))
+        assert plans == [ROWS["native"].plan.changed(lr=pytest.approx(0.037))]
         assert len(found.scores) == 1

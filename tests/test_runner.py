@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -348,7 +349,8 @@ class TestSnapshots:
     def test_each_is_scored_as_the_cell_is_beside_its_record(self, tmp_path, plugins):
         plain = runner.evaluate(cell("shows"), context(tmp_path / "plain", plugins)).record
         record = runner.evaluate(cell("shows"), context(tmp_path, plugins, snapshot_every=2)).record
-        assert record.scores == plain.scores and len(record.scores) == 1 and record.key == plain.key
+        assert [s for s in record.scores if s.chosen_by == "last"] == plain.scores
+        assert len(plain.scores) == 1 and record.key == plain.key
         rows = self.curve(record)
         assert [row["iteration"] for row in rows] == [2, 4, 6]
         assert all(row["students"] == 1 and row["network"] == "MLP" for row in rows)
@@ -378,6 +380,118 @@ class TestSnapshots:
         assert [row["iteration"] for row in self.curve(record)] == [2, 4, 6], (
             "pruned snapshots keep their scores"
         )
+
+    def best(self, record) -> list[tuple]:
+        found = [s for s in record.scores if s.chosen_by == "best-snapshot"]
+        assert all((s.chosen_on, s.network, s.metric, s.task) == ("test", "MLP", "top1", "") for s in found)
+        return [(s.value, s.iteration, s.students, s.seed) for s in found]
+
+    @staticmethod
+    def told(monkeypatch, *accuracies: float):
+        """Sets have these accuracies from now on, whatever their students say: one a call of :func:`runner.score`."""
+        left, score = list(accuracies), runner.score
+
+        def scored(distilled, real, cell, options, **more):
+            found = score(distilled, real, cell, options, **more)
+            value = left.pop(0)
+            return found.model_copy(
+                update={"scores": [s.model_copy(update={"value": value}) for s in found.scores]}
+            )
+
+        monkeypatch.setattr(runner, "score", scored)
+
+    def test_the_best_of_them_is_a_score_of_its_own_in_the_record_on_disk(
+        self, tmp_path, plugins, monkeypatch
+    ):
+        record = runner.evaluate(cell("shows", seed=3), context(tmp_path, plugins)).record
+        assert self.best(record) == [], "none was asked for"
+        where = context(tmp_path, plugins, snapshot_every=2, snapshot_students=2, force=True)
+        self.told(monkeypatch, 0.25, 0.5, 0.75, 0.5)  # the record's own students, then 2, 4 and 6 iterations
+        record = runner.evaluate(cell("shows", seed=3), where).record
+        assert self.best(record) == [(0.75, 4, 2, 3)]
+        assert [s.value for s in record.scores if s.chosen_by == "last"] == [0.25]
+        assert self.run.record(record.key) == record
+        assert runner.evaluate(cell("shows", seed=3), context(tmp_path, plugins)).record == record, "it stays"
+
+    def test_of_equal_ones_it_is_the_earliest_and_the_finished_set_is_among_them(
+        self, tmp_path, plugins, monkeypatch
+    ):
+        where = context(tmp_path, plugins, snapshot_every=2)
+        self.told(monkeypatch, 0.1, 0.5, 0.75, 0.75)
+        assert self.best(runner.evaluate(cell("shows"), where).record) == [(0.75, 4, 1, 0)]
+        monkeypatch.undo()
+        self.told(monkeypatch, 0.1, 0.5, 0.75, 0.875)
+        where = context(tmp_path / "other", plugins, snapshot_every=2)
+        assert self.best(runner.evaluate(cell("shows"), where).record) == [(0.875, 6, 1, 0)]
+
+    def test_a_curve_that_changes_changes_it_in_a_cached_record_too(self, tmp_path, plugins, monkeypatch):
+        where = context(tmp_path, plugins, snapshot_every=2)
+        self.told(monkeypatch, 0.1, 0.5, 0.75, 0.5)
+        record = runner.evaluate(cell("shows"), where).record
+        monkeypatch.undo()
+        written = []
+        write = store.RunFolder.write_record
+        monkeypatch.setattr(store.RunFolder, "write_record", lambda *a: written.append(1) or write(*a))
+        assert runner.evaluate(cell("shows"), where).record == record and not written, "nothing changed"
+        self.told(monkeypatch, 0.25, 0.375, 0.5)
+        more = context(tmp_path, plugins, snapshot_every=2, snapshot_students=2)
+        outcome = runner.evaluate(cell("shows"), more)
+        assert outcome.status == "cached" and self.best(outcome.record) == [(0.5, 6, 2, 0)]
+        assert self.run.record(record.key) == outcome.record and len(written) == 1
+        last = [s for s in outcome.record.scores if s.chosen_by == "last"]
+        assert last == [s for s in record.scores if s.chosen_by == "last"]
+
+    def test_only_all_of_them_have_a_best(self, tmp_path, plugins, monkeypatch):
+        score, where = runner.score, context(tmp_path, plugins, snapshot_every=2)
+
+        def scored(distilled, *a, **k):
+            if distilled.card.cost.iterations == 4:  # the second of three
+                raise runner.BudgetUsedUp("the time is up")
+            return score(distilled, *a, **k)
+
+        monkeypatch.setattr(runner, "score", scored)
+        record = runner.evaluate(cell("shows"), where).record
+        assert self.best(record) == [] and self.best(self.run.record(record.key)) == []
+        monkeypatch.undo()
+        assert len(self.best(runner.evaluate(cell("shows"), where).record)) == 1
+
+    def test_a_record_of_another_set_or_one_that_is_gone_is_left_alone(self, tmp_path, plugins):
+        where = context(tmp_path, plugins, snapshot_every=2)
+        record = runner.evaluate(cell("shows"), where).record
+        session = runner.Session(where)
+        row = {"iteration": 2, "top1": 0.0625, "students": 1, "network": "MLP"}
+        other = record.model_copy(update={"set_fingerprint": "another"})
+        self.run.write_record(other)
+        assert session._with_best_snapshot(record, [row]) == record
+        assert self.run.record(record.key) == other
+        self.run.record_path(record.key).unlink()
+        assert session._with_best_snapshot(record, [row]) == record
+        assert self.run.record(record.key) is None
+        newer = record.model_copy(update={"created": "later", "scores": record.scores[:1]})
+        self.run.write_record(newer)
+        changed = session._with_best_snapshot(record, [row])
+        assert changed == self.run.record(record.key) and changed.created == "later"
+        assert self.best(changed) == [(0.0625, 2, 1, 0)]
+
+    def test_while_another_process_writes_the_record_it_waits_for_it(self, tmp_path, plugins):
+        where = context(tmp_path, plugins, snapshot_every=2, budget=runner.TimeBudget(0.2))
+        record = runner.evaluate(cell("shows"), context(tmp_path, plugins, snapshot_every=2)).record
+        row = {"iteration": 2, "top1": 0.0625, "students": 1, "network": "MLP"}
+        with (
+            self.run.lock(f"record-{record.key}"),
+            pytest.raises(runner.BudgetUsedUp, match="while another process was at this cell"),
+        ):
+            runner.Session(where)._with_best_snapshot(record, [row])
+        assert self.run.record(record.key) == record
+
+    def test_records_from_before_these_scores_read_as_they_are(self, tmp_path, plugins):
+        record = runner.evaluate(cell("shows"), context(tmp_path, plugins)).record
+        path = self.run.record_path(record.key)
+        stored = json.loads(path.read_text())
+        for score in stored["scores"]:
+            assert score.pop("iteration") is None and score.pop("students") is None
+        path.write_text(json.dumps(stored))
+        assert self.run.record(record.key) == record
 
     def test_a_set_without_snapshots_says_how_to_get_them(self, tmp_path, plugins, capsys):
         record = runner.evaluate(cell("shows"), context(tmp_path, plugins)).record

@@ -413,9 +413,16 @@ class TestDivergence:
     def test_a_nan_that_is_told_on_the_bar_or_logged_after_the_loop_counts(self):
         t = task()
         list(t.loop(2))
-        t.log(final=float("nan"))
+        t.log(final=torch.tensor(float("nan")))
         with pytest.raises(DivergedError, match="final is nan at iteration 1 of 2"):
             t._flush()
+
+    def test_a_number_that_was_read_already_is_looked_at_at_once(self):
+        t = task()
+        for _ in t.loop(2):
+            with pytest.raises(DivergedError, match="loss is inf at iteration 0 of 2"):
+                t.log(loss=float("inf"))
+            break
 
     def test_a_snapshot_of_a_broken_state_is_not_written(self, tmp_path):
         t = task(tmp_path, snapshot_every=2)

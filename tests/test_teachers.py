@@ -1,4 +1,4 @@
-"""Teachers and experts: what is trained, what is cached, what a damaged cache says."""
+"""Teachers: what is trained, what is cached, what a damaged cache says."""
 
 from __future__ import annotations
 
@@ -18,17 +18,9 @@ from ddbench.nets.build import build
 from ddbench.seeding import Generators
 from ddbench.store import DamagedError
 from ddbench.task import RunTask
-from ddbench.train import teachers
-from ddbench.train.teachers import (
-    cached_state,
-    class_features,
-    embed_all,
-    fingerprint,
-    input_space,
-    lr_at,
-    split,
-    train_networks,
-)
+from ddbench.train import engine, networks, students, teachers
+from ddbench.train.networks import Job, input_space, lr_at, split
+from ddbench.train.teachers import cached_state, class_features, embed_all, fingerprint, train_networks
 
 RECIPE = TeacherRecipe(network="ConvNetD1W8", epochs=3, batch=8, lr=0.05)
 POOL = TeacherRecipe(
@@ -94,13 +86,13 @@ def train(gauss3: RealData, fresh_cache: Path) -> ImageData:
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Indices of the networks that were really trained."""
     seen: list[int] = []
-    real = teachers._train
+    real = teachers.train_group
 
     def counted(job, indices, *rest):
         seen.extend(indices)
         return real(job, indices, *rest)
 
-    monkeypatch.setattr(teachers, "_train", counted)
+    monkeypatch.setattr(teachers, "train_group", counted)
     return seen
 
 
@@ -108,7 +100,7 @@ def test_a_teacher_learns_and_is_frozen_in_eval_mode(train: ImageData) -> None:
     (teacher,) = train_networks(train, replace(RECIPE, epochs=10), "cpu")
     assert teacher.accuracy == 1.0  # the classes of the blobs are far apart
     assert not teacher.network.training and not any(p.requires_grad for p in teacher.network.parameters())
-    assert teacher.train_s > 0 and teacher.trajectory == ()
+    assert teacher.train_s > 0
 
 
 def test_a_tenth_of_every_class_is_held_out(train: ImageData, gauss2: RealData) -> None:
@@ -166,6 +158,14 @@ def test_more_networks_train_only_those_that_are_missing(train: ImageData, train
         dict(mix_probability=0.2),
         dict(held_out=0.2),
         dict(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)),
+        dict(rho=0.1),
+        dict(rho=0.1, alpha=0.3),
+        dict(adaptive=False),
+        dict(early_factors=(0.5,)),
+        dict(gradient_penalty=2.0),
+        dict(reset_optimiser=True),
+        dict(zca=0.1),
+        dict(per_class=4),
     ],
 )
 def test_every_field_of_the_recipe_is_part_of_the_address(train: ImageData, change: dict) -> None:
@@ -186,24 +186,34 @@ def test_data_index_and_device_are_part_of_the_address_and_the_count_is_not(
     assert len({own, *others}) == 5
 
 
+def test_how_snapshots_of_experts_are_stored_is_no_part_of_a_teachers_address(train: ImageData) -> None:
+    half = replace(RECIPE, storage="fp16")
+    assert fingerprint(train, half, 0, "cpu") == fingerprint(train, RECIPE, 0, "cpu")
+
+
+def test_a_whitening_is_part_of_the_address_and_fitted_once_a_call(
+    train: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    white = replace(RECIPE, zca=0.1, epochs=1, count=3)
+    space = input_space(train, white)
+    assert space.zca is not None and space.zca.eps == 0.1
+    own = fingerprint(train, white, 0, "cpu")
+    assert own == fingerprint(train, white, 0, "cpu", space)
+    assert own != fingerprint(train, replace(white, zca=0.2), 0, "cpu")
+    asked: list[TeacherRecipe] = []
+
+    def counted(train: ImageData, recipe: TeacherRecipe) -> Space:
+        asked.append(recipe)
+        return space
+
+    monkeypatch.setattr(teachers, "input_space", counted)
+    made = train_networks(train, white, "cpu")
+    assert made[0].fingerprint == own and len(asked) == 1
+
+
 def test_two_spellings_of_a_network_share_a_teacher(train: ImageData) -> None:
     a, b = (replace(RECIPE, network=n) for n in ("ConvNetD1W8", "ConvNetD1W8IN"))
     assert fingerprint(train, a, 0, "cpu") == fingerprint(train, b, 0, "cpu")
-
-
-def test_an_expert_has_the_start_and_every_epoch(train: ImageData, trained: list[int]) -> None:
-    (teacher,) = train_networks(train, RECIPE, "cpu")
-    (expert,) = train_networks(train, RECIPE, "cpu", trajectory=True)
-    again = train_networks(train, RECIPE, "cpu", trajectory=True)[0]
-    assert trained == [0, 0] and len(expert.trajectory) == 4
-    last = dict(expert.network.named_parameters())
-    assert expert.trajectory[0].keys() == last.keys()
-    assert all(torch.equal(expert.trajectory[3][k], last[k]) for k in last)
-    assert not torch.equal(
-        expert.trajectory[0]["classifier.weight"], expert.trajectory[1]["classifier.weight"]
-    )
-    assert all(torch.equal(again.trajectory[i][k], expert.trajectory[i][k]) for i in range(4) for k in last)
-    assert torch.equal(teacher.network.classifier.weight, expert.network.classifier.weight)
 
 
 def test_batch_norm_statistics_are_kept(train: ImageData) -> None:
@@ -241,7 +251,7 @@ def test_a_training_that_is_cut_off_leaves_nothing_behind(
 def test_a_training_that_is_cut_off_loses_the_group_that_it_was_training(
     train: ImageData, trained: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(teachers, "_TOGETHER", 2)
+    monkeypatch.setattr(networks, "_TOGETHER", 2)
 
     def stop(done: int, total: int) -> None:
         if done == 8:
@@ -256,14 +266,11 @@ def test_a_training_that_is_cut_off_loses_the_group_that_it_was_training(
 def test_groups_are_of_equal_size_and_their_common_step_stays_small(
     train: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept, held = split(train, 0, 0)
-    job = teachers._Job(train, POOL, train.space, torch.device("cpu"), kept, held)
+    job = Job(train, POOL, "cpu")
     assert [len(g) for g in job.groups(range(45))] == [15, 15, 15]
-    monkeypatch.setattr(teachers, "STACK_BELOW", 3.5 * job.step)
+    monkeypatch.setattr(networks, "STACK_BELOW", 3.5 * job.step)
     assert list(job.groups([0, 2, 3, 7])) == [[0, 2], [3, 7]]
-    alone = teachers._Job(
-        train, replace(POOL, network="ResNet18"), train.space, torch.device("cpu"), kept, held
-    )
+    alone = Job(train, replace(POOL, network="ResNet18"), "cpu")
     assert not alone.stacked and list(alone.groups([4, 5])) == [[4], [5]]
 
 
@@ -333,7 +340,7 @@ def test_every_network_of_a_pool_is_what_a_plain_loop_makes_of_it(
     train: ImageData, stacked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not stacked:
-        monkeypatch.setattr(teachers, "STACK_BELOW", 0)
+        monkeypatch.setattr(networks, "STACK_BELOW", 0)
     for index, made in enumerate(train_networks(train, POOL, "cpu")):
         twin, _ = plainly(train, POOL, index)
         assert close(made.network.state_dict(), twin.state_dict())
@@ -355,7 +362,7 @@ def test_alone_stacked_or_in_another_group_a_network_comes_out_the_same(
 ) -> None:
     together = train_networks(train, replace(recipe, count=3), "cpu", cache=tmp_path / "together")
     first = train_networks(train, replace(recipe, count=1), "cpu", cache=tmp_path / "first")
-    monkeypatch.setattr(teachers, "STACK_BELOW", 0)
+    monkeypatch.setattr(networks, "STACK_BELOW", 0)
     alone = train_networks(train, replace(recipe, count=3), "cpu", cache=tmp_path / "alone")
     assert close(first[0].network.state_dict(), together[0].network.state_dict())
     for one, other in zip(together, alone, strict=True):
@@ -369,9 +376,9 @@ def test_compiled_networks_are_the_plain_ones(
 ) -> None:
     recipe = replace(POOL, network="ConvNetD1W4", count=2, epochs=2, milestones=(1,), batch=10)
     if not stacked:
-        monkeypatch.setattr(teachers, "STACK_BELOW", 0)
+        monkeypatch.setattr(networks, "STACK_BELOW", 0)
     plain = train_networks(train, recipe, "cpu", cache=tmp_path / "plain")
-    monkeypatch.setattr(teachers, "_COMPILE_ABOVE_S", 0.0)
+    monkeypatch.setattr(networks, "_COMPILE_ABOVE_S", 0.0)
     if not compiler_works():
         pytest.skip("no compiler here")
     compiled = train_networks(train, recipe, "cpu", cache=tmp_path / "compiled")
@@ -385,9 +392,9 @@ def test_without_a_compiler_the_training_goes_on_plain(
     def broken(program: object, what: object, trial: object) -> tuple[float, bool]:
         return 0.0, False
 
-    monkeypatch.setattr(teachers, "_COMPILE_ABOVE_S", 0.0)
-    monkeypatch.setattr(teachers, "warm", broken)
-    monkeypatch.setattr(teachers.compute, "compile_", lambda function: pytest.fail)
+    monkeypatch.setattr(networks, "_COMPILE_ABOVE_S", 0.0)
+    monkeypatch.setattr(engine, "warm", broken)
+    monkeypatch.setattr(engine.compute, "compile_", lambda function: pytest.fail)
     (made,) = train_networks(train, replace(POOL, count=1), "cpu")
     assert close(made.network.state_dict(), plainly(train, POOL, 0)[0].state_dict())
 
@@ -396,7 +403,7 @@ def test_images_that_do_not_fit_are_standardised_a_batch_at_a_time(
     train: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = train_networks(train, POOL, "cpu", cache=tmp_path / "kept")
-    monkeypatch.setitem(teachers._KEEP_MIB, "cpu", 0)
+    monkeypatch.setitem(students.CONVERT_MIB, "cpu", 0)
     again = train_networks(train, POOL, "cpu", cache=tmp_path / "again")
     for one, other in zip(kept, again, strict=True):
         state = other.network.state_dict()
@@ -441,15 +448,6 @@ def test_a_cached_network_without_its_initial_state_is_trained_again(
     again = train_networks(train, POOL, "cpu")
     assert trained == [0, 1, 2, 1] and again[1].initial.keys() == made[1].initial.keys()
     assert close(again[1].network.state_dict(), made[1].network.state_dict())
-
-
-def test_an_expert_of_a_stacked_pool_has_the_start_and_every_epoch(train: ImageData) -> None:
-    experts = train_networks(train, POOL, "cpu", trajectory=True)
-    for expert in experts:
-        assert len(expert.trajectory) == POOL.epochs + 1
-        last = dict(expert.network.named_parameters())
-        assert all(torch.equal(expert.trajectory[0][k], expert.initial[k]) for k in last)
-        assert all(torch.equal(expert.trajectory[-1][k], last[k]) for k in last)
 
 
 def test_with_nothing_held_out_all_images_train_even_a_class_of_one(train: ImageData) -> None:
@@ -511,7 +509,7 @@ def test_numbers_of_a_recipe_that_make_no_sense_are_refused(
 def test_one_diverging_network_does_not_lose_its_neighbours(
     train: ImageData, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = teachers._train
+    real = teachers.train_group
 
     def spoilt(job, indices, *rest):
         outcomes = real(job, indices, *rest)
@@ -519,7 +517,7 @@ def test_one_diverging_network_does_not_lose_its_neighbours(
             outcomes[list(indices).index(1)].state["classifier.weight"].fill_(float("nan"))
         return outcomes
 
-    monkeypatch.setattr(teachers, "_train", spoilt)
+    monkeypatch.setattr(teachers, "train_group", spoilt)
     with pytest.raises(ValueError, match="diverged"):
         train_networks(train, POOL, "cpu")
     assert len(list(fresh_cache.rglob("network.safetensors"))) == 2

@@ -20,8 +20,9 @@ from ddbench.augment.dsa import Draw
 from ddbench.augment.named import siamese
 from ddbench.compute import to_device
 from ddbench.contract import DistilledSet, Experts, Program, Targets, Task, TeacherRecipe
-from ddbench.matching.sampling import pixel_sgd
-from ddbench.matching.trajectories import Goal, Student, matched
+from ddbench.matching.sampling import INITS, pixel_sgd
+from ddbench.matching.selection import class_pools
+from ddbench.matching.trajectories import WAYS, Goal, Student, matched
 from ddbench.nets.flat import Flat
 
 _CHUNK = 256
@@ -64,6 +65,8 @@ class Settings:
             raise ValueError(f"step_size is {self.step_size}; expected a number above 0")
         if not self.step_size_lr >= 0:
             raise ValueError(f"step_size_lr is {self.step_size_lr}; expected 0 or more")
+        if self.gradient not in WAYS:
+            raise ValueError(f"gradient is {self.gradient!r}; expected one of {', '.join(WAYS)}")
 
 
 def expert_recipe(made: Any, **changes: Any) -> TeacherRecipe:
@@ -86,6 +89,28 @@ def expert_recipe(made: Any, **changes: Any) -> TeacherRecipe:
         storage=made.storage,
     )
     return TeacherRecipe(**{**plain, **changes})
+
+
+def experts_for(task: Task, made: Any, inits: Sequence[str] = INITS) -> Experts:
+    """The experts of a method; what would be refused after their training, which may take hours, is refused before it.
+
+    Args:
+        made: a method with the fields of :class:`Settings`, ``init`` and ``expert_recipe()``.
+        inits: that the method knows; all but ``noise`` take ``ipc`` images of every class.
+
+    Raises:
+        ValueError: a setting out of range, a class with too few images, a network without a flat form, or experts that would be
+            too short.
+    """
+    s, recipe = Settings.of(made), made.expert_recipe()
+    if made.init not in inits:
+        raise ValueError(f"init is {made.init!r}; expected one of {', '.join(inits)}")
+    class_pools(task.train, min(task.ipc, 1) if made.init == "noise" else task.ipc)
+    pixel_sgd(torch.zeros(()), s.image_lr, s.momentum)
+    siamese(s.augment, task.train.flip)
+    Flat(s.network, task.train.shape, task.train.classes)
+    _check_length(recipe, s, s.max_start_epoch)
+    return task.experts(recipe)
 
 
 @torch.no_grad()
@@ -146,7 +171,7 @@ def imitate(
     s, edits = settings, edits or Edits()
     train, device = task.train, task.device
     window = edits.window or (lambda it: (0, s.max_start_epoch))
-    _check_length(experts, s, max(window(max(0, s.iterations - 1))[1], window(0)[1]))
+    _check_length(experts.recipe, s, max(window(max(0, s.iterations - 1))[1], window(0)[1]))
     augment = siamese(s.augment, train.flip)
     images = images.detach().clone().requires_grad_()
     labels = labels.detach().clone()
@@ -204,9 +229,8 @@ def imitate(
         )
         loss = float(found.loss)
         if edits.threshold is None:
-            task.log(
-                loss=loss, step_size=step_size, start_epoch=t
-            )  # a loss that is not finite ends the run here
+            # a loss that is not finite ends the run here
+            task.log(loss=loss, step_size=step_size, start_epoch=t)
         else:
             passed = loss <= edits.threshold  # false for a NaN, too
             skipped += not passed
@@ -238,10 +262,10 @@ _HUGE = 1e9
 """Stands in traces for losses of skipped iterations that are greater, or no numbers."""
 
 
-def _check_length(experts: Experts, s: Settings, beyond: int) -> None:
-    if beyond - 1 + s.expert_epochs > experts.recipe.epochs:
+def _check_length(recipe: TeacherRecipe, s: Settings, beyond: int) -> None:
+    if beyond - 1 + s.expert_epochs > recipe.epochs:
         raise ValueError(
-            f"experts of {experts.recipe.epochs} epochs are too short: segments start at epoch {beyond - 1} at the latest and "
+            f"experts of {recipe.epochs} epochs are too short: segments start at epoch {beyond - 1} at the latest and "
             f"are {s.expert_epochs} long, which needs {beyond - 1 + s.expert_epochs}; train them longer (train_epochs) or "
             f"lower max_start_epoch"
         )

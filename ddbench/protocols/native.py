@@ -1,7 +1,7 @@
 """``native``: a set's own program, replayed.
 
 A (T,) program is Wang et al.'s: T steps of plain gradient descent on stored batches in order, each with its own step size,
-no momentum, no decay, no augmentation.  A (1,) program is a learned learning rate: the row's plan runs at it.
+no momentum, no decay, no augmentation.  A (1,) program is a learned learning rate: the row's plan starts at it.
 
 Source: Wang, Zhu, Torralba and Efros, arXiv:1811.10959; learned rates: Cazenavette et al., arXiv:2203.11932.
 Departures: a frozen initial network gives one score, not one a student.
@@ -20,14 +20,9 @@ from ddbench.compute import arithmetic, keep_freed_memory
 from ddbench.contract import DistilledSet, Items, Program, RealData
 from ddbench.nets.build import build, initialise_
 from ddbench.nets.names import canonical
-from ddbench.protocols.train import Evaluation, RowProtocol, make_items, score, tester
+from ddbench.protocols.train import Evaluation, RowProtocol, make_items, score
 from ddbench.seeding import Generators
-from ddbench.train.engine import (
-    EngineOptions,
-    Progress,
-    Trainees,
-    train_students,
-)
+from ddbench.train.engine import EngineOptions, Progress, Trainees
 from ddbench.train.students import input_shape, losses
 from ddbench.trainplan import TrainPlan
 
@@ -130,24 +125,13 @@ class NativeProtocol(RowProtocol):
         """Replay the program into one student for each family of generators (``weights``), and test it.  Raises as
         :meth:`RowProtocol.evaluate` and :func:`replay` do."""
         self._check(distilled, network, real)
-        options = options or EngineOptions()
-        begun = time.perf_counter()
         program = distilled.program
         assert program is not None  # _check() refuses sets without one
-        items = make_items(distilled, real, options)
         if program.order is None:
-            plan = self.plan.changed(lr=float(program.step_sizes[0]))
-            trained = train_students(
-                items,
-                plan,
-                network,
-                generators,
-                options,
-                progress,
-                dataset=real.name,
-                tester=tester(distilled, real, options),
-            )
-            return score(trained, distilled, real, generators, options, begun)
+            return super().evaluate(distilled, real, network, generators, options, progress)
+        options = options or EngineOptions()
+        begun = time.perf_counter()
+        items = make_items(distilled, real, options)
         if program.init.startswith("inline:"):
             generators = generators[:1]
         keep_freed_memory()

@@ -44,6 +44,7 @@ _CLASSIC = TrainPlan(
     reset_optimiser=True,
     augment="dsa",
 )
+_MTT = _CLASSIC.changed(learned_rate=True)
 _QUICK = TrainPlan(
     epochs=100,
     lr=0.1,
@@ -110,6 +111,21 @@ _ROWS = (
         data="full",
     ),
     ProtocolRow(
+        "mtt", "1.0", _MTT, True,
+        "the classic one with DSA, starting at the step size that the set learned, else at 0.01 (MTT, TESLA, FTD)",
+        "released code of arXiv:2203.11932; published numbers are of the best snapshot on test data",
+    ),
+    ProtocolRow(
+        "mtt-flip", "1.0", _MTT.changed(augment="dsa-flip"), True,
+        "mtt with a flip for every batch before the lottery of the other five (FYI's form of MTT)",
+        "released code of arXiv:2407.08113",
+    ),
+    ProtocolRow(
+        "datm", "1.0", _MTT.changed(batch=128), True,
+        "mtt in batches of 128: DATM's own, for sets with learned label logits",
+        "released code of arXiv:2310.05773; 5 students are ours (1 a call there)",
+    ),
+    ProtocolRow(
         "datadam", "1.0",
         _CLASSIC.changed(epochs=1801, batch=64, milestones=(902,), networks=("ConvNetBN",), repeats=10), True,
         "DataDAM's own: 1,801 epochs in batches of 64 with DSA, learning rate tenfold lower after 902, batch norm",
@@ -158,8 +174,8 @@ _ROWS = (
         data="full",
     ),
     ProtocolRow(
-        "native", "1.0", _CLASSIC, False,
-        "the set's own program: its step sizes replayed in order by plain gradient descent, or dc-dsa at its learned rate",
+        "native", "1.0", _MTT, False,
+        "the set's own program: its step sizes replayed in order by plain gradient descent, or mtt for a learned rate",
         "arXiv:1811.10959, section 3; learned rates: arXiv:2203.11932",
         kind="native",
     ),

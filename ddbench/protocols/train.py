@@ -101,6 +101,17 @@ class RowProtocol:
             )
         if self.row.data == "full" and not whole:
             return f"protocol {name} is for the whole training split only; use {name.removesuffix('-full')}"
+        if plan.learned_rate and (program := distilled.program) is not None:
+            if program.order is not None:
+                return (
+                    f"protocol {name} starts at one learned step size, and this set has a program of "
+                    f"{len(program.order)} steps in order; use native"
+                )
+            if float(program.step_sizes[0]) <= 0:  # a Program holds finite numbers only
+                return (
+                    f"protocol {name} starts at the step size that the set learned, and that is "
+                    f"{float(program.step_sizes[0]):g}; expected above 0: use dc-dsa, which starts at 0.01"
+                )
         labeller = targets.labeller
         if plan.loss == "ce" and targets.kind == "values":
             return f"protocol {name} trains by cross-entropy, and the set's soft targets are free values; they need an mse loss"
@@ -122,6 +133,12 @@ class RowProtocol:
             except ValueError as error:
                 return f"protocol {name}: {error}"
         return None
+
+    def plan_for(self, distilled: DistilledSet) -> TrainPlan:
+        """The row's plan, at the step size of a set that learned one where the plan starts at it."""
+        if not self.plan.learned_rate or distilled.program is None:
+            return self.plan
+        return self.plan.changed(lr=float(distilled.program.step_sizes[0]))
 
     def evaluate(
         self,
@@ -149,12 +166,13 @@ class RowProtocol:
         self._check(distilled, network, real)
         options = options or EngineOptions()
         begun = time.perf_counter()
+        plan = self.plan_for(distilled)
         found = make_items(distilled, real, options)
         with arithmetic(options.precision):
-            found, answers = _labelled(distilled, found, real, self.plan, options)
+            found, answers = _labelled(distilled, found, real, plan, options)
         trainees = train_students(
             found,
-            self.plan,
+            plan,
             network,
             generators,
             options,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -156,7 +156,7 @@ def choose_path(
     return "stacked-compiled" if stacked else "compiled"
 
 
-class _Updates(Protocol):
+class Updates(Protocol):
     """What training needs of an optimiser."""
 
     param_groups: list[dict[str, Any]]
@@ -166,13 +166,23 @@ class _Updates(Protocol):
     def zero_grad(self, set_to_none: bool = True) -> None: ...
 
 
-class _SGD:
+class SGD:
     """``torch.optim.SGD``'s own fused update without the bookkeeping around it, which was 5 % of a small step."""
 
     def __init__(self, groups: list[dict[str, Any]], lr: float, momentum: float, nesterov: bool) -> None:
         self.param_groups = [{**group, "lr": lr} for group in groups]
         self.momentum, self.nesterov = momentum, nesterov
         self._buffers: dict[int, Tensor | None] = {}
+
+    def momenta(self) -> list[Tensor | None]:
+        """The momentum of every parameter as it is now; None before its first step, or where there is no momentum."""
+        return [self._buffers.get(id(p)) for group in self.param_groups for p in group["params"]]
+
+    def set_momenta(self, given: Sequence[Tensor | None]) -> None:
+        """Go on from what :meth:`momenta` gave (copied)."""
+        own = [p for group in self.param_groups for p in group["params"]]
+        for p, momentum in zip(own, given, strict=True):
+            self._buffers[id(p)] = None if momentum is None else momentum.to(p, copy=True)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -196,7 +206,7 @@ class _SGD:
 
 def optimiser(
     plan: TrainPlan, named: Sequence[tuple[str, Tensor]], lr: float, stacked: bool = False
-) -> _Updates:
+) -> Updates:
     """The plan's optimiser over parameters by name; ``stacked`` parameters have one more dimension in front.
 
     Every update is elementwise, so one optimiser over stacked parameters is one a student.
@@ -211,7 +221,7 @@ def optimiser(
             {"params": [p for _, p in named if id(p) not in chosen], "weight_decay": 0.0},
         ]
     if plan.optimiser == "sgd":
-        return _SGD(groups, lr, plan.momentum, plan.nesterov)
+        return SGD(groups, lr, plan.momentum, plan.nesterov)
     kind = torch.optim.Adam if plan.optimiser == "adam" else torch.optim.AdamW
     return kind(groups, lr=lr, fused=True)
 
@@ -219,10 +229,13 @@ def optimiser(
 # ------------------------------------------------------------------------------------------------ training
 
 
-class _Crew(Protocol):
-    """What a path provides: fresh students, the losses of a step, and copies of their states."""
+class Crew(Protocol):
+    """What a path provides: fresh students, the losses of a step, and copies of their states.
 
-    run: _Run
+    ``start`` comes first; all students train side by side until the next ``start``.
+    """
+
+    run: Run
     program: Program
 
     def start(self, generators: Sequence[Generators]) -> list[tuple[str, Tensor]]:
@@ -233,11 +246,21 @@ class _Crew(Protocol):
         """(G,) losses, with gradients to be had."""
         ...
 
+    def logits(self, x: Tensor) -> Tensor:
+        """(G, b, K) of inputs (G, b, C, H, W) in train mode, never compiled, with gradients of gradients to be had."""
+        ...
+
+    def buffers(self) -> list[Tensor]:
+        """What a forward pass changes in place: running statistics, and the count of passes."""
+        ...
+
     def states(self) -> list[dict[str, Tensor]]: ...
 
 
 @dataclass(eq=False)
-class _Run:
+class Run:
+    """What the students of one crew have in common."""
+
     network: str
     shape: tuple[int, int, int]
     classes: int
@@ -246,7 +269,9 @@ class _Run:
     device: torch.device
     compiled: bool
     kind: str
+    """Of the soft targets."""
     students: int
+    """Of a stacked crew."""
 
     def loss(self, logits: Tensor, ids: Tensor | None, soft: Tensor | None, weights: Tensor | None) -> Tensor:
         return losses(self.plan, logits, ids, soft, self.kind, weights)
@@ -265,10 +290,10 @@ def _squeezed(step: Step) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor 
     return step.inputs[0], ids, soft, weights
 
 
-class _One:
+class One:
     """One student at a time, in one module whose weights are drawn anew for each."""
 
-    def __init__(self, run: _Run) -> None:
+    def __init__(self, run: Run) -> None:
         self.run = run
 
         def make() -> Program:
@@ -295,23 +320,31 @@ class _One:
         loss: Tensor = self.program.call(*_squeezed(step))
         return loss[None]
 
+    def logits(self, x: Tensor) -> Tensor:
+        with _autocast(self.run.options, self.run.device):
+            out: Tensor = self.net(x[0])
+        return out[None]
+
+    def buffers(self) -> list[Tensor]:
+        return list(self.net.buffers())
+
     def states(self) -> list[dict[str, Tensor]]:
         return [{name: t.detach().clone() for name, t in self.net.state_dict().items()}]
 
 
-class _Many:
+class Many:
     """All students at once, as one stacked network."""
 
-    def __init__(self, run: _Run) -> None:
+    def __init__(self, run: Run) -> None:
         self.run = run
         net = skeleton(run.network, run.shape, run.classes)
         if not Stacked.fits(net):
             raise ValueError(
                 f"students of {run.network} cannot be stacked: it is no plain chain of layers; use path plain or compiled"
             )
-        self.buffers = {name: b for name, b in net.named_buffers()}
+        self.statistics = dict(net.named_buffers())
         self.tensors: dict[str, Tensor] = {}
-        stacked = Stacked(net)
+        self.stacked = stacked = Stacked(net)
 
         def call(
             tensors: dict[str, Tensor],
@@ -335,27 +368,36 @@ class _Many:
         where = (run.device, run.options.dtype)
         parameters = {n: torch.stack([d[n] for d in drawn]).to(*where).requires_grad_() for n in drawn[0]}
         self.tensors = dict(parameters)
-        for name, buffer in self.buffers.items():
+        for name, buffer in self.statistics.items():
             if name.endswith(("running_mean", "running_var")):
                 fill = 0.0 if name.endswith("mean") else 1.0
                 self.tensors[name] = torch.full(
                     (len(generators), *buffer.shape), fill, device=run.device, dtype=run.options.dtype
                 )
-        self.taken = 0
+        self.passes = torch.zeros((), dtype=torch.int64)
+        self._changing = [t for name, t in self.tensors.items() if name not in parameters]
         return list(parameters.items())
 
     def losses(self, step: Step) -> Tensor:
-        self.taken += 1
+        self.passes.add_(1)
         found: Tensor = self.program.call(self.tensors, step.inputs, step.ids, step.soft, step.weights)
         return found
+
+    def logits(self, x: Tensor) -> Tensor:
+        self.passes.add_(1)
+        with _autocast(self.run.options, self.run.device):
+            return self.stacked(self.tensors, x)
+
+    def buffers(self) -> list[Tensor]:
+        return [*self._changing, self.passes]
 
     def states(self) -> list[dict[str, Tensor]]:
         found = []
         for k in range(self.run.students):
             state = {name: t[k].detach().clone() for name, t in self.tensors.items()}
-            for name in self.buffers:
+            for name in self.statistics:
                 if name.endswith("num_batches_tracked"):
-                    state[name] = torch.tensor(self.taken)
+                    state[name] = self.passes.clone()
             found.append(state)
         return found
 
@@ -365,10 +407,29 @@ def _virtual_epoch(plan: TrainPlan, epoch: int, taken: int, total: int, uncapped
     return epoch if total >= uncapped else taken * plan.epochs // total
 
 
-def _prepare(crew: _Crew, sizes: Sequence[int], items: Items) -> tuple[float, bool]:
+def assemble(run: Run, stacked: bool, items: Items, generators: Sequence[Generators]) -> tuple[Crew, float]:
+    """The crew of a run, and the seconds that compiling took; a plain one where compiling fails.
+
+    Args:
+        stacked: all students at once, or one at a time.
+        items: as they will come.
+        generators: of one crew; children of theirs draw the weights of a trial.
+    """
+    kind = Many if stacked else One
+    crew: Crew = kind(run)
+    if not run.compiled:
+        return crew, 0.0
+    crew.start([g.child("trial") for g in generators])
+    compile_s, worked = _prepare(crew, items)
+    return (crew if worked else kind(replace(run, compiled=False))), compile_s
+
+
+def _prepare(crew: Crew, items: Items) -> tuple[float, bool]:
     """Compile for every batch size that will come, on made-up numbers: (seconds, whether it worked)."""
     run = crew.run
-    many = run.students if isinstance(crew, _Many) else 1
+    n, batch = epoch_length(items), run.plan.batch
+    sizes = [min(n, batch)] + ([n % batch] if n > batch and n % batch and not run.plan.drop_last else [])
+    many = run.students if isinstance(crew, Many) else 1
     program = crew.program
     mixed = run.plan.mix != "none"
     ids = None if mixed else items.ids
@@ -397,7 +458,7 @@ def _prepare(crew: _Crew, sizes: Sequence[int], items: Items) -> tuple[float, bo
 class _Watch:
     """The tests of one crew on the way to the end."""
 
-    def __init__(self, tester: Tester, run: _Run, path: str) -> None:
+    def __init__(self, tester: Tester, run: Run, path: str) -> None:
         self.tester, self.run, self.path = tester, run, path
         self.tests: list[dict[int, float]] = [
             {} for _ in range(run.students if path.startswith("stacked") else 1)
@@ -416,7 +477,7 @@ class _Watch:
 
 
 def _train(
-    crew: _Crew,
+    crew: Crew,
     feed: Feed,
     generators: Sequence[Generators],
     done: int,
@@ -432,7 +493,7 @@ def _train(
     uncapped = plan.epochs * feed.steps_an_epoch
     told: list[Tensor] = []
     lr = plan.lr_at(0)
-    updates = optimiser(plan, named, lr, stacked=isinstance(crew, _Many))
+    updates = optimiser(plan, named, lr, stacked=isinstance(crew, Many))
     often = max(1, plan.epochs // 100)
     seen = 0
     for taken, step in enumerate(feed):
@@ -440,7 +501,7 @@ def _train(
         if now != lr:
             lr = now
             if plan.reset_optimiser and plan.schedule == "steps":
-                updates = optimiser(plan, named, lr, stacked=isinstance(crew, _Many))
+                updates = optimiser(plan, named, lr, stacked=isinstance(crew, Many))
             for group in updates.param_groups:
                 group["lr"] = lr
         loss = crew.losses(step)
@@ -538,28 +599,20 @@ def train_students(
     if not compiler_works():
         path = path.replace("stacked-compiled", "stacked").replace("compiled", "plain")
     kind = "logits" if answers is not None else target_kind(items, plan)
-    compile_s, begun = 0.0, time.perf_counter()
+    begun = time.perf_counter()
     states: list[dict[str, Tensor]] = []
     histories: list[Tensor] = []
     tests: list[dict[int, float]] = []
     stacked = path.startswith("stacked")
     crews = [list(generators)] if stacked else [[g] for g in generators]
 
-    def crew_for(path: str) -> _Crew:
-        compiled = path.endswith("compiled")
-        run = _Run(network, shape, items.classes, plan, options, device, compiled, kind, len(crews[0]))
-        return _Many(run) if stacked else _One(run)
-
+    run = Run(
+        network, shape, items.classes, plan, options, device, path.endswith("compiled"), kind, len(crews[0])
+    )
     with arithmetic(options.precision):
-        crew = crew_for(path)
-        if path.endswith("compiled"):
-            n, b = epoch_length(items), plan.batch
-            sizes = [min(n, b)] + ([n % b] if n > b and n % b and not plan.drop_last else [])
-            crew.start([g.child("trial") for g in crews[0]])
-            compile_s, worked = _prepare(crew, sizes, items)
-            if not worked:
-                path = "stacked" if stacked else "plain"
-                crew = crew_for(path)
+        crew, compile_s = assemble(run, stacked, items, crews[0])
+        if not crew.run.compiled:
+            path = "stacked" if stacked else "plain"
         for number, group in enumerate(crews):
             feed = Feed(items, plan, group, device, options.dtype, answers, tensors, network, dataset)
             total_epochs = plan.epochs * len(crews)

@@ -1,7 +1,7 @@
 """Labellers: networks that label views of the items, while the student trains or beforehand into shards on disk.
 
 A stored label answers one view: this item, this crop, flip and mix, in this batch.  The plan that drew the view makes the
-student's batches too (:func:`batch_inputs` serves both), and any other plan is an error.
+student's batches too (``students.batch_inputs`` serves both), and any other plan is an error.
 
 Sources: SRe2L (arXiv:2306.13092) and its repository; INFER (arXiv:2408.06927); HeLlO (arXiv:2408.08201); the batch
 statistics over halves of a batch are those of CV-DD's repository.
@@ -22,11 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ddbench.augment.views import Views, apply_views, batches, draw_views
+from ddbench.augment.views import batches
 from ddbench.contract import DistilledSet, Items, Labeller, NetworkRef, Space
 from ddbench.nets.build import build
-from ddbench.seeding import derive
 from ddbench.store import DamagedError, Lock, write_json, writing
+from ddbench.train.students import batch_inputs
 from ddbench.train.teachers import cached_state
 from ddbench.trainplan import ViewPlan
 
@@ -234,40 +234,6 @@ def answer_items(items: Items, labeller: Labeller, networks: Sequence[nn.Module]
         inputs = items.to_input(items.stored[rows.to(items.stored.device)])
         found.append(answer(labeller, networks, inputs, items.space).cpu().half())
     return torch.cat(found)
-
-
-def _black(space: Space | None, channels: int) -> Tensor | None:
-    """The network input of a black pixel: crops were padded before standardising."""
-    if space is None or space.zca is not None:
-        return None
-    return space.unit_to_input(torch.zeros(1, channels, 1, 1)).view(channels)
-
-
-def batch_inputs(
-    items: Items,
-    plan: ViewPlan,
-    epoch: int,
-    batch: int,
-    indices: Tensor,
-    tensors: Mapping[str, Tensor] | None = None,
-) -> tuple[Tensor, Views]:
-    """Network inputs (b, C, H, W) of one batch of a view plan, and the views in them; students and labellers read this.
-
-    Args:
-        items: of the set.
-        plan, epoch, batch: which batch; ``indices`` (b,) are its items (``views.batches``).
-        tensors: of the set, for plans with explicit views.
-    """
-    stored = items.stored[indices.to(items.stored.device)]
-    size = None
-    if items.visit is not None:  # it may cut tiles at their stored size; views are full-sized all the same
-        size = (int(stored.shape[-2]), int(stored.shape[-1]))
-        generator = torch.Generator().manual_seed(derive(plan.seed, "visit", epoch, batch))
-        stored = items.visit(stored, generator)
-    inputs = items.to_input(stored)
-    views = draw_views(plan, epoch, batch, indices, tuple(inputs.shape[1:]), tensors)
-    fill = _black(items.space, inputs.shape[1]) if plan.crop == "pad" else None
-    return apply_views(inputs, views, size, fill), views
 
 
 # ------------------------------------------------------------------------------------------------ stored answers

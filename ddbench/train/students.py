@@ -17,18 +17,17 @@ from torch import Tensor
 
 from ddbench.augment.mix import CutMix, Mix, Mixes
 from ddbench.augment.named import augmentation
-from ddbench.augment.views import Views, batches, mix_rows
+from ddbench.augment.views import Views, apply_views, batches, draw_views, mix_rows
 from ddbench.compute import to_device
-from ddbench.contract import Items
-from ddbench.seeding import Generators
-from ddbench.train.labels import batch_inputs
-from ddbench.trainplan import TrainPlan
+from ddbench.contract import Items, Space
+from ddbench.seeding import Generators, derive
+from ddbench.trainplan import TrainPlan, ViewPlan
 
 _MIB = 1 << 20
 _WINDOW_MIB = {"cpu": 8, "cuda": 256}
 """Inputs augmented together, steps ahead: the number of kernels is then that of the operations, not of the steps.  On CPU
 more than the caches hold is no faster."""
-_CONVERT_MIB = {"cpu": 256, "cuda": 4096}
+CONVERT_MIB = {"cpu": 256, "cuda": 4096}
 """Sets whose inputs stay below this are standardised once, not a batch at a time."""
 
 AnswerView = Callable[[int, int, Tensor, Tensor], Tensor]
@@ -110,6 +109,40 @@ def losses(
 # ------------------------------------------------------------------------------------------------ batches
 
 
+def _black(space: Space | None, channels: int) -> Tensor | None:
+    """The network input of a black pixel: crops were padded before standardising."""
+    if space is None or space.zca is not None:
+        return None
+    return space.unit_to_input(torch.zeros(1, channels, 1, 1)).view(channels)
+
+
+def batch_inputs(
+    items: Items,
+    plan: ViewPlan,
+    epoch: int,
+    batch: int,
+    indices: Tensor,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> tuple[Tensor, Views]:
+    """Network inputs (b, C, H, W) of one batch of a view plan, and the views in them; students and labellers read this.
+
+    Args:
+        items: of the set.
+        plan, epoch, batch: which batch; ``indices`` (b,) are its items (``views.batches``).
+        tensors: of the set, for plans with explicit views.
+    """
+    stored = items.stored[indices.to(items.stored.device)]
+    size = None
+    if items.visit is not None:  # it may cut tiles at their stored size; views are full-sized all the same
+        size = (int(stored.shape[-2]), int(stored.shape[-1]))
+        generator = torch.Generator().manual_seed(derive(plan.seed, "visit", epoch, batch))
+        stored = items.visit(stored, generator)
+    inputs = items.to_input(stored)
+    views = draw_views(plan, epoch, batch, indices, tuple(inputs.shape[1:]), tensors)
+    fill = _black(items.space, inputs.shape[1]) if plan.crop == "pad" else None
+    return apply_views(inputs, views, size, fill), views
+
+
 @dataclass(frozen=True, eq=False)
 class Step:
     """One optimiser step of G students: inputs (G, b, C, H, W) and the targets (G, b, ...) that the set has."""
@@ -122,6 +155,8 @@ class Step:
     soft: Tensor | None
     kind: str
     weights: Tensor | None
+    clean: Tensor | None = None
+    """The inputs before augmentation and mix, where they were asked for."""
 
 
 @dataclass
@@ -146,6 +181,7 @@ class Feed:
         answers: of a labeller to what the student sees, where there is one.
         tensors: of the set, for explicit views.
         network, dataset: names, which decide what augment ``dc`` is.
+        clean: give the inputs before augmentation and mix too (not under view plans).
 
     Under a mix the targets are probabilities in every step, mixed or not, and there are no ids: one kind of step for all.
     """
@@ -161,7 +197,9 @@ class Feed:
         tensors: Mapping[str, Tensor] | None = None,
         network: str = "",
         dataset: str = "",
+        clean: bool = False,
     ) -> None:
+        self.clean = clean
         self.items, self.plan, self.generators = items, plan, generators
         self.device, self.dtype, self.answers, self.tensors = device, dtype, answers, tensors
         length = epoch_length(items)
@@ -177,7 +215,7 @@ class Feed:
         self.shape = input_shape(items)
         item_mib = dtype.itemsize * self.shape.numel() / _MIB
         self._whole: Tensor | None = None
-        if items.visit is None and item_mib * len(items) <= _CONVERT_MIB[device.type]:
+        if items.visit is None and item_mib * len(items) <= CONVERT_MIB[device.type]:
             self._whole = self._to_input(items.stored)
         window = _WINDOW_MIB[device.type] / (item_mib * min(plan.batch, length) * len(generators))
         self._ahead = max(1, int(window))
@@ -275,7 +313,9 @@ class Feed:
                 p = planned[i]
                 at_ids, at_soft, at_weights = (None if t is None else t[at] for t in (ids, soft, weights))
                 seen[i] = (clean if labeller is not None and labeller.sees == "clean" else x)[at]
-                ready[i] = Step(p.epoch, p.last, x[at], at_ids, at_soft, self.kind, at_weights)
+                ready[i] = Step(
+                    p.epoch, p.last, x[at], at_ids, at_soft, self.kind, at_weights, clean[at] if self.clean else None
+                )  # fmt: skip
         for i, p in enumerate(planned):
             step, inputs = ready.pop(i), seen.pop(i)
             if self.answers is not None:

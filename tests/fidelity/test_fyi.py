@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from typing import Any
 
+import plain_trajectories
 import pytest
 import torch
 from conftest import blobs
+from plain_trajectories import ExpertTask
+from torch import Tensor
 
 from ddbench import registry
 from ddbench.augment.dsa import DSA
+from ddbench.codecs import items
+from ddbench.contract import DistilledSet
 from ddbench.matching.features import RandomNetworks, class_mean_distance, embedding_features
 from ddbench.matching.gradients import class_gradients
+from ddbench.matching.trajectories import Student
 from ddbench.task import RunTask
 
 
@@ -117,3 +125,106 @@ def test_wrapped_methods_have_the_recipes_of_their_base() -> None:
     assert (
         registry.settings_of(registry.make("fyi+dm", {"fyi.always_flip": False}))["fyi.always_flip"] is False
     )
+
+
+# ------------------------------------------------------------------------------------------------ around mtt
+
+TRAIN = blobs("three", (1, 8, 8), 3, (12, 2)).train
+MTT: dict[str, Any] = dict(
+    network="ConvNetD1W4",
+    iterations=3,
+    syn_steps=3,
+    max_start_epoch=2,
+    image_lr=5.0,
+    step_size=0.05,
+    step_size_lr=1e-5,
+    experts=2,
+    train_epochs=4,
+    train_lr=0.05,
+)
+
+
+def around_mtt(task: ExpertTask, **settings: Any) -> DistilledSet:
+    return task.run_method(registry.make("fyi+mtt", {**MTT, **settings}))
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
+    """Images of every student step, and labels."""
+    found: list[tuple[int, int]] = []
+    loss = Student.loss
+
+    def counted(self: Student, state: Tensor, x: Tensor, labels: Tensor) -> Tensor:
+        found.append((len(x), len(labels)))
+        return loss(self, state, x, labels)
+
+    monkeypatch.setattr(Student, "loss", counted)
+    yield found
+
+
+@pytest.mark.parametrize("way", ["adjoint", "unroll", "tesla"])
+def test_a_student_of_mtt_sees_five_images_and_their_mirror_images_of_ten(way: str, seen: list[Any]) -> None:
+    train = blobs("ten", (1, 8, 8), 10, (4, 1)).train
+    made = around_mtt(ExpertTask(train, 1, 0), gradient=way)
+    assert set(seen) == {(10, 10)} and len(seen) == 3 * 3 * (1 if way == "unroll" else 2)
+    assert made.tensors["images"].shape == (10, 1, 8, 8), "mirror images are not stored"
+    assert made.targets.ids is not None and made.targets.ids.tolist() == list(range(10))
+    assert "a step takes 5 of 10 images" in made.card.notes["batch_syn"]
+
+
+@pytest.mark.parametrize(
+    "ipc, batch_syn, sizes", [(3, 0, {6}), (3, 4, {4}), (3, 5, {4}), (5, 8, {4, 8}), (1, 1, {2})]
+)
+def test_batches_of_mtt_halve_so_that_a_student_sees_as_many_images_as_without(
+    ipc: int, batch_syn: int, sizes: set[int], seen: list[Any]
+) -> None:
+    """Half of ``batch_syn``, rounded down, of which a permutation's last chunk may hold less; one image at least."""
+    train = blobs("two", (1, 8, 8), 2, (6, 1)).train
+    around_mtt(ExpertTask(train, ipc, 0), batch_syn=batch_syn)
+    assert {n for n, _ in seen} == sizes
+
+
+@pytest.mark.parametrize("batch_syn", [0, 3])
+def test_mtt_in_fyi_equals_the_algorithm_written_out(batch_syn: int) -> None:
+    """With the exact gradient; the released fork takes TESLA's."""
+    task = ExpertTask(TRAIN, 2, 5)
+    got = around_mtt(task, batch_syn=batch_syn)
+    assert task.made is not None and task.asked[0].augment == "dsa-flip"
+    names = ("network", "syn_steps", "max_start_epoch", "image_lr", "step_size", "step_size_lr")
+    loop = {name: MTT[name] for name in names}
+    twin = plain_trajectories.mtt(
+        TRAIN, 2, 5, task.made, expert_epochs=2, batch_syn=batch_syn, mirrored=True, **loop
+    )
+    _, images, step_size = [next(twin) for _ in range(3)][-1]
+    assert torch.allclose(got.tensors["images"], images, atol=2e-4)
+    assert got.program is not None and float(got.program.step_sizes) == pytest.approx(step_size, rel=1e-4)
+
+
+def test_teslas_gradient_is_another_one_with_the_same_first_loss() -> None:
+    def losses(way: str) -> list[float]:
+        found: list[float] = []
+
+        class Logged(ExpertTask):
+            def log(self, **values: float | Tensor) -> None:
+                found.append(float(values["loss"]))
+
+        around_mtt(Logged(TRAIN, 2, 5), gradient=way)
+        return found
+
+    exact, rough = losses("adjoint"), losses("tesla")
+    assert exact[0] == rough[0] and exact[2] != rough[2]
+
+
+def test_the_recipe_fyi_of_mtt_is_the_released_script() -> None:
+    made = registry.get("methods", "mtt")(**registry.resolve_recipe("fyi+mtt", "fyi", "cifar10", 1).settings)
+    assert (made.syn_steps, made.expert_epochs, made.max_start_epoch) == (50, 2, 2)
+    assert (made.step_size, made.step_size_lr, made.momentum, made.zca) == (0.01, 1e-7, 0.5, True)
+    assert (made.experts, made.train_epochs, made.iterations) == (100, 50, 10001)
+    # its gradient is TESLA's without the factor 2
+    assert (made.gradient, made.image_lr) == ("tesla", 100.0 / 2)
+
+
+def test_evaluation_does_not_double_the_images_of_mtt() -> None:
+    made = around_mtt(ExpertTask(TRAIN, 2, 5))
+    found = items(made, TRAIN, torch.device("cpu"))
+    assert len(found) == 6

@@ -1,7 +1,7 @@
-"""The protocols of FYI, IDC, NCFM and DataDAM against what is known of their authors' code, and DC's own augmentation.
+"""The protocols of MTT, DATM, FYI, IDC, NCFM and DataDAM against their authors' code as known, and DC's own augmentation.
 
-Sources: arXiv:2407.08113, 2205.14959, 2502.20653, 2310.00093, 2006.05929 and their released code.  The loops below are written
-from the descriptions: they share initial weights and random numbers with the engine, nothing else.
+Sources: arXiv:2203.11932, 2310.05773, 2407.08113, 2205.14959, 2502.20653, 2310.00093, 2006.05929 and their released code.
+The loops below are written from the descriptions: they share initial weights and random numbers with the engine, nothing else.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from ddbench.augment import dsa
 from ddbench.augment.classic import ClassicDC
 from ddbench.augment.named import augmentation
 from ddbench.codecs import items
-from ddbench.contract import Card, CodecSpec, DistilledSet, RealData, Targets
+from ddbench.contract import Card, CodecSpec, DistilledSet, Program, RealData, Targets
 from ddbench.executors import Outcome, brief
 from ddbench.nets.build import build
+from ddbench.protocols import train
 from ddbench.protocols.rows import ROWS
 from ddbench.protocols.train import RowProtocol
 from ddbench.records import Cell, DistilCell, Provenance, Record
 from ddbench.seeding import Generators
 from ddbench.train.engine import EngineOptions, train_students
-from ddbench.train.students import Feed, total_steps
+from ddbench.train.students import Feed, losses, total_steps
 
 # ------------------------------------------------------------------------------------------------ the rows
 
@@ -48,6 +49,9 @@ TABLE = {
     "dc-dsa":      (1001, 256, "sgd",     0.01, 5e-4, 0.1, (502,), 5, 0),
     "dc-dsa-flip": (1001, 256, "sgd",     0.01, 5e-4, 0.1, (502,), 5, 0),
     "dc-none":     (301,  256, "sgd",     0.01, 5e-4, 0.1, (152,), 5, 0),
+    "mtt":         (1001, 256, "sgd",     0.01, 5e-4, 0.1, (502,), 5, 0),
+    "mtt-flip":    (1001, 256, "sgd",     0.01, 5e-4, 0.1, (502,), 5, 0),
+    "datm":        (1001, 128, "sgd",     0.01, 5e-4, 0.1, (502,), 5, 0),
     "datadam":     (1801, 64,  "sgd",     0.01, 5e-4, 0.1, (902,), 10, 0),
     "idc":         (1000, 64,  "sgd",     0.01, 5e-4, 0.2, (2 * 1000 // 3, 5 * 1000 // 6), 5, 250),
     "idc-nomix":   (1000, 64,  "sgd",     0.01, 5e-4, 0.2, (666, 833), 5, 250),
@@ -95,6 +99,8 @@ def test_idc_is_tested_four_times_and_ncfm_twenty_times_the_end_included() -> No
         ("ncfm-40", 4 * 50 * 200, 40 * 313),  # tiny_imagenet, ipc 50: 312 of 128 and one of 64
         ("datadam", 100, 1801 * 2),
         ("dc-dsa-flip", 500, 1001 * 2),
+        ("mtt", 500, 1001 * 2),
+        ("datm", 500, 1001 * 4),  # 3 of 128 and one of 116
     ],
 )
 def test_steps_of_a_student_count_the_short_last_batch(name: str, items: int, steps: int) -> None:
@@ -105,6 +111,7 @@ def test_augmentations_are_applied_in_the_order_of_the_authors() -> None:
     source = torch.Generator().manual_seed(0)
     want = {
         "dc-dsa-flip": (("flip",), {"color", "crop", "cutout", "scale", "rotate"}, ()),
+        "mtt-flip": (("flip",), {"color", "crop", "cutout", "scale", "rotate"}, ()),
         "idc": (("flip", "color"), {"crop", "scale", "rotate"}, ()),
         "idc-nomix": (("flip", "color"), {"crop", "scale", "rotate"}, ()),
         "idc-cutout": (("flip", "color"), {"crop", "scale", "rotate"}, ("cutout",)),
@@ -145,43 +152,28 @@ def real() -> RealData:
     return RealData(data.train, replace(data.test, images=images, fingerprint=""))
 
 
-def described_batch(x: torch.Tensor, rng: torch.Generator, cutout: bool) -> torch.Tensor:
-    """Flip, brightness, saturation, contrast, one of crop, scale and rotate, then cutout: each image with its own numbers."""
+def described_operation(name: str, x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    """One operation on a batch, each image with its own numbers."""
     b, _, side, _ = x.shape
-    u = torch.rand(b, 1, generator=rng)
-    x = torch.stack([i.flip(2) if v < 0.5 else i for i, v in zip(x, u[:, 0], strict=True)])
-    u = torch.rand(b, 3, generator=rng).to(x.dtype)[:, :, None, None, None]
-    x = x + (u[:, 0] - 0.5)
-    mean = x.mean(1, keepdim=True)
-    x = (x - mean) * (2 * u[:, 1]) + mean
-    mean = x.mean((1, 2, 3), keepdim=True)
-    x = (x - mean) * (u[:, 2] + 0.5) + mean
-    chosen = int(torch.randint(0, 3, (1,), generator=rng))
-    if chosen == 0:
+    if name == "flip":
+        u = torch.rand(b, 1, generator=rng)
+        return torch.stack([i.flip(2) if v < 0.5 else i for i, v in zip(x, u[:, 0], strict=True)])
+    if name == "color":  # brightness, saturation, contrast
+        u = torch.rand(b, 3, generator=rng).to(x.dtype)[:, :, None, None, None]
+        x = x + (u[:, 0] - 0.5)
+        mean = x.mean(1, keepdim=True)
+        x = (x - mean) * (2 * u[:, 1]) + mean
+        mean = x.mean((1, 2, 3), keepdim=True)
+        return (x - mean) * (u[:, 2] + 0.5) + mean
+    if name == "crop":
         reach = int(0.125 * side + 0.5)
         shifts = [torch.randint(-reach, reach + 1, (b,), generator=rng) for _ in range(2)]
         padded = F.pad(x, (reach,) * 4)
-        x = torch.stack([
+        return torch.stack([
             p[:, reach + dy : reach + dy + side, reach + dx : reach + dx + side]
             for p, dy, dx in zip(padded, shifts[0].tolist(), shifts[1].tolist(), strict=True)
         ])  # fmt: skip
-    else:
-        u = torch.rand(b, 2 if chosen == 1 else 1, generator=rng).to(x.dtype)
-        theta = torch.zeros(b, 2, 3, dtype=x.dtype)
-        if chosen == 1:
-            stretch = u * (1.2 - 1 / 1.2) + 1 / 1.2
-            theta[:, 0, 0], theta[:, 1, 1] = stretch[:, 0], stretch[:, 1]
-        else:
-            a = (u[:, 0] - 0.5) * 2 * 15 * torch.pi / 180
-            theta[:, 0, 0], theta[:, 0, 1], theta[:, 1, 0], theta[:, 1, 1] = (
-                a.cos(),
-                -a.sin(),
-                a.sin(),
-                a.cos(),
-            )
-        grid = F.affine_grid(theta, list(x.shape), align_corners=False)
-        x = F.grid_sample(x, grid, align_corners=False)
-    if cutout:
+    if name == "cutout":
         size = int(0.5 * side + 0.5)
         centres = [torch.randint(0, side + 1 - size % 2, (b,), generator=rng).tolist() for _ in range(2)]
         x = x.clone()
@@ -189,7 +181,34 @@ def described_batch(x: torch.Tensor, rng: torch.Generator, cutout: bool) -> torc
             rows = sorted({min(max(row - size // 2 + k, 0), side - 1) for k in range(size)})
             columns = sorted({min(max(column - size // 2 + k, 0), side - 1) for k in range(size)})
             x[i, :, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = 0
-    return x
+        return x
+    u = torch.rand(b, 2 if name == "scale" else 1, generator=rng).to(x.dtype)
+    theta = torch.zeros(b, 2, 3, dtype=x.dtype)
+    if name == "scale":
+        stretch = u * (1.2 - 1 / 1.2) + 1 / 1.2
+        theta[:, 0, 0], theta[:, 1, 1] = stretch[:, 0], stretch[:, 1]
+    else:
+        a = (u[:, 0] - 0.5) * 2 * 15 * torch.pi / 180
+        theta[:, 0, 0], theta[:, 0, 1], theta[:, 1, 0], theta[:, 1, 1] = (
+            a.cos(),
+            -a.sin(),
+            a.sin(),
+            a.cos(),
+        )
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, align_corners=False)
+
+
+def drawn(names: str, rng: torch.Generator) -> str:
+    return names.split()[int(torch.randint(0, len(names.split()), (1,), generator=rng))]
+
+
+def described_batch(x: torch.Tensor, rng: torch.Generator, cutout: bool) -> torch.Tensor:
+    """Flip, brightness, saturation, contrast, one of crop, scale and rotate, then cutout: each image with its own numbers."""
+    for name in ("flip", "color"):
+        x = described_operation(name, x, rng)
+    x = described_operation(drawn("crop scale rotate", rng), x, rng)
+    return described_operation("cutout", x, rng) if cutout else x
 
 
 def described_mix(x: torch.Tensor, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, float]:
@@ -329,6 +348,127 @@ def test_fyis_flip_comes_before_the_lottery(real: RealData) -> None:
         want = rest.apply(want, dsa.Draw(((name, parameters),)))
         assert torch.allclose(step.inputs[0], want, rtol=0, atol=1e-12)
     assert operations == set(names)
+
+
+# ------------------------------------------------------------------------------------------------ learned rates, soft labels
+
+
+def trajectory_student(
+    x: torch.Tensor,
+    labels: torch.Tensor,
+    name: str,
+    rate: float,
+    epochs: int,
+    drop_after: int,
+    batch: int,
+    seed: int,
+) -> tuple[torch.nn.Module, list[float]]:
+    """MTT's evaluation as described, of hard labels (n,) or label logits (n, K): the student and the losses of its steps.
+
+    SGD at the learned step size, momentum 0.9, weight decay 5e-4; after the epoch of index ``drop_after`` a new optimiser of a
+    tenth of the rate.
+    """
+    rng = Generators(seed)
+    net = build("ConvNetD2W8", (3, 8, 8), 3, rng("weights")).double().train()
+    optimiser = torch.optim.SGD(net.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4)
+    told = []
+    for epoch in range(epochs):
+        for rows in torch.randperm(len(x), generator=rng("order")).split(batch):
+            seen, draws = x[rows], rng("augment")
+            if name == "mtt-flip":
+                seen = described_operation("flip", seen, draws)
+                seen = described_operation(drawn("color crop cutout scale rotate", draws), seen, draws)
+            else:
+                seen = described_operation(drawn("color crop cutout flip scale rotate", draws), seen, draws)
+            logits = net(seen)
+            if labels.is_floating_point():
+                loss = -(labels[rows].softmax(1) * logits.log_softmax(1)).sum(1).mean()
+            else:
+                loss = F.cross_entropy(logits, labels[rows])
+            told.append(loss.item())
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        if epoch == drop_after:
+            optimiser = torch.optim.SGD(net.parameters(), lr=rate / 10, momentum=0.9, weight_decay=5e-4)
+    return net.eval(), told
+
+
+@pytest.mark.parametrize("path", ["plain", "stacked"])
+@pytest.mark.parametrize("labels", ["hard", "logits"])
+@pytest.mark.parametrize("name", ["mtt", "mtt-flip", "datm"])
+def test_a_student_of_a_learned_rate_is_the_one_of_the_description(
+    real: RealData, name: str, labels: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rate, epochs, drop_after, batch = 0.037, 7, 4, {"mtt": 20, "mtt-flip": 20, "datm": 10}[name]
+    plan = ROWS[name].plan.changed(epochs=epochs, milestones=(drop_after + 1,), batch=batch)
+    x, y = real.train.space.real_to_input(real.train.images).double(), real.train.labels
+    logits = 2 * torch.randn(len(x), 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    targets = Targets(ids=y) if labels == "hard" else Targets(soft=logits, kind="logits")
+    learned = Program(torch.tensor([rate], dtype=torch.float64))
+    set_ = DistilledSet({"images": x}, targets, real.train.space, program=learned)
+    trained = []
+    monkeypatch.setattr(
+        train, "train_students", lambda *a, **k: trained.append(train_students(*a, **k)) or trained[-1]
+    )
+    options = EngineOptions(precision="float64", path=path)
+    protocol = RowProtocol(replace(ROWS[name], plan=plan))
+    found = protocol.evaluate(set_, real, "ConvNetD2W8", [Generators(3), Generators(4)], options)
+    inputs = real.train.space.real_to_input(real.test.images).double()
+    for k, seed in enumerate((3, 4)):
+        given = y if labels == "hard" else logits
+        net, want = trajectory_student(x, given, name, rate, epochs, drop_after, batch, seed)
+        assert len(want) == epochs * -(-len(x) // batch) and want[-1] != pytest.approx(want[0], rel=1e-3)
+        assert torch.allclose(
+            trained[0].losses[k], torch.tensor(want, dtype=torch.float64), rtol=0, atol=1e-10
+        )
+        for key, tensor in net.state_dict().items():
+            assert torch.allclose(trained[0].states[k][key], tensor, rtol=0, atol=1e-10)
+        with torch.no_grad():
+            right = int((net(inputs).argmax(1) == real.test.labels).sum()) / len(real.test)
+        assert found.scores[k].value == right
+
+
+class TestSoftCrossEntropy:
+    """specs of arXiv:2310.05773, numeric check 1, through the function that the engine trains with."""
+
+    plan = ROWS["datm"].plan
+    outputs = torch.tensor([[1.0, 2, 0], [0, 0, 0]], dtype=torch.float64)
+    labels = torch.tensor([[2.0, 0, -1], [1, 1, 1]], dtype=torch.float64)
+
+    def test_it_has_the_values_of_the_paper(self) -> None:
+        assert losses(self.plan, self.outputs, soft=self.labels, kind="logits").item() == pytest.approx(
+            1.217016, abs=1e-6
+        )
+        own = self.labels[:1]
+        entropy = losses(self.plan, own, soft=own, kind="logits").item()
+        assert entropy == pytest.approx(0.524267, abs=1e-6)
+        p = own.softmax(1)
+        assert entropy == pytest.approx(-(p * p.log()).sum().item(), abs=1e-14)
+
+    def test_a_constant_added_to_a_row_of_label_logits_changes_nothing(self) -> None:
+        base = losses(self.plan, self.outputs, soft=self.labels, kind="logits")
+        moved = self.labels + torch.tensor([[7.0], [-30.0]], dtype=torch.float64)
+        assert torch.allclose(
+            losses(self.plan, self.outputs, soft=moved, kind="logits"), base, rtol=0, atol=1e-13
+        )
+
+    def test_logits_are_not_taken_for_probabilities(self) -> None:
+        p = self.labels.softmax(1)
+        base = losses(self.plan, self.outputs, soft=self.labels, kind="logits")
+        assert torch.allclose(
+            losses(self.plan, self.outputs, soft=p, kind="probabilities"), base, rtol=0, atol=1e-14
+        )
+        assert losses(self.plan, self.outputs, soft=p, kind="logits").item() != pytest.approx(
+            base.item(), rel=1e-2
+        )
+
+    def test_sharp_logits_are_hard_labels(self) -> None:
+        ids = torch.tensor([1, 0])
+        sharp = 100.0 * F.one_hot(ids, 3).double() - 50
+        assert losses(self.plan, self.outputs, soft=sharp, kind="logits").item() == pytest.approx(
+            F.cross_entropy(self.outputs, ids).item(), abs=1e-12
+        )
 
 
 # ------------------------------------------------------------------------------------------------ DC's own

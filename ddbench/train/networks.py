@@ -1,0 +1,510 @@
+"""Many networks of one recipe, trained on real images: what teachers and experts have in common.
+
+Networks that fit are trained together as one stacked network, on the crews of ``engine.py``; every network has generators
+of its own, so that its neighbours change nothing but rounding.  What a recipe may ask for beside SGD: GSAM's climb, factors
+on the loss of the first epochs, a penalty on the gradient of the logits.
+
+Sources: GSAM as in FTD's code (Zhuang et al., arXiv:2203.08065; Du et al., arXiv:2211.11004); AST's experts
+(arXiv:2310.10541); ZCA as in MTT's (arXiv:2203.11932).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddbench import compute
+from ddbench.augment.mix import CutMix
+from ddbench.augment.named import siamese
+from ddbench.budget import Meter
+from ddbench.compute import STACK_BELOW, compiler_works, loop_s
+from ddbench.contract import ImageData, Items, Space, TeacherRecipe
+from ddbench.data import fit_zca, zca_space
+from ddbench.matching.sampling import take
+from ddbench.nets.build import architecture, build, multiply_adds
+from ddbench.nets.flat import Flat
+from ddbench.nets.names import canonical
+from ddbench.nets.stacked import Stacked
+from ddbench.seeding import Generators
+from ddbench.train.engine import SGD, Crew, EngineOptions, Run, assemble
+from ddbench.train.students import CONVERT_MIB, Feed, Step
+from ddbench.trainplan import TrainPlan, stepped_lr
+
+SCHEMA = 3
+"""Part of every fingerprint of a network or a trajectory: raised when the training below changes its results."""
+
+_TEST_BATCH = 512
+_TOGETHER = 20
+"""Networks of one group at most: what a killed run can lose.  Fewer where their common step would exceed ``STACK_BELOW``:
+8x8 digits, width 32, 20 networks: 3 times the speed of a loop at batches of 16; at 128 groups of 4 were best, 1.2 times."""
+_COMPILE_ABOVE_S = 30.0
+"""Compiled where the plain loop would take longer than this by :func:`ddbench.compute.loop_s`: it saves about a third."""
+_TINY = 1e-12
+"""Keeps GSAM's quotients finite; the authors' figure."""
+
+Snapshot = Callable[[int, Tensor, Callable[[], dict[str, Any]]], None]
+"""Called with (finished epochs, flat parameters (G, P) on the CPU in memory of their own, pack).  pack() gives what is needed
+to go on after this epoch (parameters, momentum, states of generators) as nested dicts and lists of tensors, numbers and text;
+it is called before the snapshot returns, or not at all."""
+
+
+# ------------------------------------------------------------------------------------------------ the recipe
+
+
+def check(recipe: TeacherRecipe) -> None:
+    """Raises:
+    ValueError: a number of the recipe is out of range; names it.
+    LookupError: no such network."""
+    canonical(recipe.network)
+    for name in ("count", "epochs", "batch"):
+        if getattr(recipe, name) < 1:
+            raise ValueError(f"TeacherRecipe.{name} is {getattr(recipe, name)}; expected at least 1")
+    if any(b <= a for a, b in zip((0, *recipe.milestones), recipe.milestones, strict=False)):
+        raise ValueError(
+            f"TeacherRecipe.milestones is {tuple(recipe.milestones)}; expected increasing counts of finished epochs, "
+            f"each at least 1"
+        )
+    if not 0 < recipe.gamma <= 1:
+        raise ValueError(f"TeacherRecipe.gamma is {recipe.gamma}; expected a factor above 0, at most 1")
+    for name in ("rho", "alpha", "gradient_penalty"):
+        if not 0 <= getattr(recipe, name) < math.inf:
+            raise ValueError(f"TeacherRecipe.{name} is {getattr(recipe, name)}; expected a number, 0 or more")
+    if not all(0 <= factor < math.inf for factor in recipe.early_factors):
+        raise ValueError(
+            f"TeacherRecipe.early_factors is {tuple(recipe.early_factors)}; expected numbers, each 0 or more"
+        )
+    if not 0 <= recipe.held_out < 1:
+        raise ValueError(f"TeacherRecipe.held_out is {recipe.held_out}; expected a share in [0, 1)")
+    if recipe.zca is not None and not 0 < recipe.zca < math.inf:
+        raise ValueError(f"TeacherRecipe.zca is {recipe.zca}; expected a positive eps (MTT: 0.1), or None")
+    if recipe.per_class is not None and recipe.per_class < 1:
+        raise ValueError(
+            f"TeacherRecipe.per_class is {recipe.per_class}; expected at least 1 image a class, or None for all"
+        )
+    if recipe.storage not in ("fp32", "fp16"):
+        raise ValueError(f"TeacherRecipe.storage is {recipe.storage!r}; expected fp32 or fp16")
+    if recipe.mix not in ("none", "cutmix"):
+        raise ValueError(f"TeacherRecipe.mix is {recipe.mix!r}; expected none or cutmix")
+    CutMix(recipe.mix_probability)
+    if recipe.augment == "dc":
+        raise ValueError(
+            "TeacherRecipe.augment is 'dc', which depends on data set and network; "
+            "expected none, dsa, dsa-flip or diffaug:NAMES"
+        )
+    siamese(recipe.augment, flip=True)  # raises where it is no augmentation
+
+
+def input_space(train: ImageData, recipe: TeacherRecipe) -> Space:
+    """The space whose ``real_to_input`` makes the inputs of the recipe's networks.
+
+    With ``recipe.zca`` pixels on the [0, 1] scale are whitened by a fit on all of ``train`` (cached on disk).
+
+    Raises:
+        ValueError: ``mean`` without ``std`` or the other way round, not one positive number a channel, or ``zca`` beside
+            them.
+    """
+    mean, std, channels = recipe.mean, recipe.std, train.shape[0]
+    if recipe.zca is not None:
+        if mean is not None or std is not None:
+            raise ValueError(
+                f"TeacherRecipe.zca is {recipe.zca} beside mean {mean} and std {std}; whitening works on the [0, 1] scale: "
+                f"leave mean and std out, or zca"
+            )
+        return zca_space(train, fit_zca(train, recipe.zca))
+    if mean is None and std is None:
+        return train.space
+    if mean is None or std is None:
+        raise ValueError(
+            f"TeacherRecipe.mean is {mean} and std is {std}; give both, or neither for those of {train.name}"
+        )
+    if not len(mean) == len(std) == channels:
+        raise ValueError(
+            f"TeacherRecipe has {len(mean)} means and {len(std)} deviations but {train.name} has {channels} channels; "
+            f"expected one of each a channel"
+        )
+    return replace(train.space, mean=tuple(mean), std=tuple(std))
+
+
+def lr_at(recipe: TeacherRecipe, epoch: int) -> float:
+    """Learning rate of an epoch (0-based), dimensionless."""
+    return stepped_lr(recipe.lr, recipe.gamma, recipe.milestones, epoch)
+
+
+def split(train: ImageData, seed: int, share: float, per_class: int | None = None) -> tuple[Tensor, Tensor]:
+    """Indices (kept, held out), each ascending: ``share`` of every class, at least one image, is held out by the seed.
+
+    Share 0 keeps all images, and they are the "held out" ones too.  ``per_class`` images of every class, or all where it
+    has fewer, are drawn by the seed first; the others are in neither part.
+    """
+    rngs = Generators(seed, "teachers")
+    pools = [train.of_class(c) for c in range(train.classes)]
+    if per_class is not None:
+        drawn = rngs("per-class")
+        pools = [pool[torch.randperm(len(pool), generator=drawn)[:per_class]].sort().values for pool in pools]
+    if share == 0:
+        every = torch.cat(pools).sort().values
+        return every, every
+    rng = rngs("held-out")
+    kept, held = [], []
+    for c, pool in enumerate(pools):
+        if len(pool) < 2:
+            limit = "" if per_class is None else f" (per_class is {per_class})"
+            raise ValueError(
+                f"class {c} of {train.name} has {len(pool)} training images{limit}; a teacher needs at least 2 "
+                f"(one is held out to measure it): add images, remove the class, or hold out nothing (held_out=0)"
+            )
+        order = pool[torch.randperm(len(pool), generator=rng)]
+        count = min(len(pool) - 1, max(1, int(share * len(pool))))
+        held.append(order[:count])
+        kept.append(order[count:])
+    return torch.cat(kept).sort().values, torch.cat(held).sort().values
+
+
+# ------------------------------------------------------------------------------------------------ what a group shares
+
+
+class Job:
+    """What the networks of one recipe share: images, batches, and how they are trained.
+
+    Args:
+        train: real images; they may lie on another device or on disk.
+        recipe: what to train.
+        device: where.
+
+    Raises:
+        ValueError: a number of the recipe is out of range, or a class has too few images to hold some out.
+        LookupError: no such network.
+    """
+
+    def __init__(self, train: ImageData, recipe: TeacherRecipe, device: torch.device | str) -> None:
+        check(recipe)
+        self.train, self.recipe, self.device = train, recipe, torch.device(device)
+        self.network = canonical(recipe.network)
+        self.space = input_space(train, recipe)
+        self._near = self.space  # its whitening on the device
+        if (zca := self.space.zca) is not None:
+            moved = replace(zca, mean=zca.mean.to(self.device), transform=zca.transform.to(self.device))
+            self._near = replace(self.space, zca=moved)
+        kept, held = split(train, recipe.seed, recipe.held_out, recipe.per_class)
+        mib = len(kept) * math.prod(train.shape) * 4 / 2**20
+        # converted once where the inputs fit the device, else a batch at a time
+        stored = self._converted(kept) if mib <= CONVERT_MIB[self.device.type] else kept
+        self._held = stored if held is kept else held
+        labels = train.labels.cpu()
+        self._held_labels = labels[held]
+        n, batch = len(kept), recipe.batch
+        alone = n > 1 and n % batch == 1  # batch norm cannot train on the last batch
+
+        def law(epoch: int, chance: Generators) -> Tensor:
+            return torch.randperm(n, generator=chance("order"))[: n - alone]
+
+        self.items = Items(
+            stored, self.to_input, train.classes, ids=labels[kept], law=law, flip=train.flip, space=self.space
+        )
+        self.plan = TrainPlan(
+            epochs=1, batch=batch, augment=recipe.augment, mix=recipe.mix, mix_probability=recipe.mix_probability
+        )  # fmt: skip
+        on_cpu = self.device.type == "cpu"
+        own = multiply_adds(self.network, train.shape, train.classes)
+        self.step = step = min(batch, n) * own
+        # from shapes and the recipe alone, never from what the cache has: the same network takes the same path
+        self.stacked = (
+            on_cpu
+            and step < STACK_BELOW
+            and Stacked.fits(architecture(self.network, train.shape, train.classes))
+        )
+        passes = recipe.count * recipe.epochs * math.ceil(n / batch) * (2 if recipe.rho > 0 else 1)
+        self.compiled = (
+            on_cpu
+            and compiler_works()
+            and recipe.gradient_penalty == 0  # torch.compile does not follow derivatives of derivatives
+            and loop_s(passes, step) > _COMPILE_ABOVE_S
+        )
+
+    def groups(self, missing: Sequence[int]) -> Iterator[list[int]]:
+        """The networks that are trained at once."""
+        most = max(1, min(_TOGETHER, int(STACK_BELOW // self.step))) if self.stacked else 1
+        size = math.ceil(
+            len(missing) / math.ceil(len(missing) / most)
+        )  # groups of equal size: fewer to compile
+        for start in range(0, len(missing), size):
+            yield list(missing[start : start + size])
+
+    def to_input(self, stored: Tensor) -> Tensor:
+        """Network inputs of ``items.stored``: what it holds, or the images at the indices that it holds."""
+        return stored if stored.is_floating_point() else self._converted(stored)
+
+    def _converted(self, rows: Tensor) -> Tensor:
+        out = torch.empty(len(rows), *self.train.shape, device=self.device)
+        for start in range(0, len(rows), _TEST_BATCH):  # in pieces: no second copy of the whole set
+            part = rows[start : start + _TEST_BATCH]
+            out[start : start + len(part)] = self._near.real_to_input(take(self.train, part, self.device))
+        return out
+
+    def run(self, networks: int) -> Run:
+        """What the engine needs to know of a group."""
+        kind = "probabilities" if self.recipe.mix != "none" else "none"
+        return Run(
+            self.network, self.train.shape, self.train.classes, self.plan, EngineOptions(self.device), self.device,
+            self.compiled, kind, networks,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def accuracy(self, state: Mapping[str, Tensor]) -> float:
+        """Share of the held-out images, un-augmented, that a network gets right; of all where none are held out."""
+        net = build(self.network, self.train.shape, self.train.classes)
+        net.load_state_dict(state)
+        net.to(self.device).eval()
+        right = torch.zeros((), dtype=torch.int64, device=self.device)
+        parts = zip(*(torch.split(t, _TEST_BATCH) for t in (self._held, self._held_labels)), strict=True)
+        for stored, labels in parts:
+            right += (net(self.to_input(stored)).argmax(1) == compute.to_device(labels, self.device)).sum()
+        return int(right) / len(self._held)
+
+
+# ------------------------------------------------------------------------------------------------ one update
+
+
+def climb(weights: Tensor, gradient: Tensor, rho: float, adaptive: bool) -> Tensor:
+    """GSAM's step up to where the loss is about worst within ``rho``, of one network (P,) or each of several (G, P).
+
+    rho g / (|g| + 1e-12); adaptive: rho w^2 g / (| |w| g | + 1e-12), with norms over all parameters of a network.
+    """
+    scaled = weights.abs() * gradient if adaptive else gradient
+    norm: Tensor = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+    return rho / (norm + _TINY) * (weights.square() * gradient if adaptive else gradient)
+
+
+def decomposed(gradient: Tensor, climbed: Tensor, alpha: float) -> Tensor:
+    """GSAM's direction, for one network (P,) or each of several (G, P): the gradient after the climb, less ``alpha`` times
+    the part of the gradient before it that is orthogonal to that."""
+    before: Tensor = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
+    after: Tensor = torch.linalg.vector_norm(climbed, dim=-1, keepdim=True)
+    cosine = (gradient * climbed).sum(-1, keepdim=True) / (before * after + _TINY)
+    orthogonal = gradient - cosine * before * climbed / (after + _TINY)
+    return climbed - alpha * orthogonal
+
+
+def gradient_penalty(logits: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """AST's penalty of G networks (G,): mean over images and pixels of (|u| - 1)^2, where u is the derivative of the sum of
+    all logits by the pixel and |u| its norm over channels; differentiable in the networks.
+
+    Args:
+        logits: inputs (G, b, C, H, W) -> (G, b, K).
+        x: (G, b, C, H, W).
+    """
+    x = x.detach().requires_grad_()
+    (u,) = torch.autograd.grad(logits(x).sum(), x, create_graph=True)
+    norms: Tensor = torch.linalg.vector_norm(u, dim=2)
+    return (norms - 1).square().flatten(1).mean(1)
+
+
+def _backward(crew: Crew, step: Step, recipe: TeacherRecipe, factor: float) -> Tensor:
+    """Gradients of what is minimised into ``.grad``; the cross-entropies (G,)."""
+    loss = crew.losses(step)
+    total = loss.sum() if factor == 1 else factor * loss.sum()
+    if recipe.gradient_penalty > 0:
+        if step.clean is None:
+            raise ValueError(
+                "a gradient penalty needs the batch without augmentation; expected a step with it"
+            )
+        total = total + recipe.gradient_penalty * gradient_penalty(crew.logits, step.clean).sum()
+    total.backward()  # type: ignore[no-untyped-call,unused-ignore]
+    return loss.detach()
+
+
+def _vectors(tensors: Sequence[Tensor], lead: int) -> Tensor:
+    return torch.cat([t.detach().flatten(lead) for t in tensors], dim=-1)
+
+
+def _pieces(vectors: Tensor, like: Sequence[Tensor], lead: int) -> list[Tensor]:
+    lengths = [math.prod(t.shape[lead:]) for t in like]
+    return [v.view(t.shape) for v, t in zip(torch.split(vectors, lengths, dim=-1), like, strict=True)]
+
+
+def find_direction(
+    crew: Crew, tensors: Sequence[Tensor], step: Step, recipe: TeacherRecipe, factor: float, stacked: bool
+) -> Tensor:
+    """Leave in ``.grad`` of a crew's parameters what its optimiser steps along.
+
+    With ``recipe.rho`` that is GSAM's direction, from two passes over the same batch; weights and running statistics are
+    afterwards those of the first.
+
+    Args:
+        tensors: the parameters, without gradients; ``stacked``: of G networks, first dimension G.
+        step: a batch, augmented; with the one before augmentation where there is a gradient penalty.
+        factor: on the cross-entropy alone.
+
+    Returns:
+        cross-entropies (G,) at the weights as they were.
+    """
+    loss = _backward(crew, step, recipe, factor)
+    if recipe.rho == 0:
+        return loss
+    with torch.no_grad():
+        lead = int(stacked)
+        used = [t for t in tensors if t.grad is not None]  # a network may have unused parameters
+        weights, gradient = _vectors(used, lead), _vectors([t.grad for t in used if t.grad is not None], lead)
+        statistics = [b.clone() for b in crew.buffers()]
+        for t, e in zip(
+            used, _pieces(climb(weights, gradient, recipe.rho, recipe.adaptive), used, lead), strict=True
+        ):
+            t.add_(e)
+            t.grad = None
+    _backward(crew, step, recipe, factor)
+    with torch.no_grad():
+        climbed = _vectors([t.grad for t in used if t.grad is not None], lead)
+        direction = _pieces(decomposed(gradient, climbed, recipe.alpha), used, lead)
+        for t, w, d in zip(used, _pieces(weights, used, lead), direction, strict=True):
+            t.copy_(w)
+            if t.grad is not None:
+                t.grad.copy_(d)  # in its own memory: the optimiser wants it contiguous
+        for b, before in zip(crew.buffers(), statistics, strict=True):
+            b.copy_(before)
+    return loss
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """One trained network; tensors on the CPU or the device that it was trained on."""
+
+    state: dict[str, Tensor]
+    """Parameters and buffers by name."""
+    initial: dict[str, Tensor]
+    """Parameters before training, on the CPU."""
+    accuracy: float
+    """On the held-out images, a fraction."""
+    train_s: float
+    """An equal share of the seconds that its group took in this process, compiling included."""
+
+    @property
+    def finite(self) -> bool:
+        return all(bool(torch.isfinite(t).all()) for t in self.state.values())
+
+
+def train_group(
+    job: Job,
+    indices: Sequence[int],
+    told: Callable[[int], None],
+    snapshot: Snapshot | None = None,
+    resume: Mapping[str, Any] | None = None,
+) -> list[Outcome]:
+    """Train the networks of one group (``job.groups``), side by side.
+
+    Args:
+        indices: which networks of the recipe; each index has its own weights, order, augmentation and mixes.
+        told: hears of every finished epoch, by the number of networks; may raise to stop.
+        snapshot: called at the initialisation and after every epoch, before ``told``.
+        resume: what ``pack`` gave to a snapshot of the same group: goes on after that epoch, on CPU to the same bits.
+
+    Returns:
+        one outcome an index, in their order; a training that diverged has one that is not ``finite``.
+
+    Raises:
+        ValueError: ``resume`` is of other networks or more epochs; a snapshot of a network with running statistics or of
+            another library's (:class:`~ddbench.nets.flat.Flat`).
+    """
+    recipe, networks = job.recipe, len(indices)
+    if not job.stacked and networks != 1:
+        raise ValueError(
+            f"{networks} networks of {job.network} at once; expected one, as job.groups gives them"
+        )
+    chances = [Generators(recipe.seed, "teachers", i) for i in indices]
+    compute.keep_freed_memory()
+    with Meter(job.device) as meter, compute.arithmetic():
+        flat = None if snapshot is None else Flat(job.network, job.train.shape, job.train.classes)
+        crew, _ = assemble(job.run(networks), job.stacked, job.items, chances)
+        named = dict(crew.start(chances))
+        tensors = list(named.values())
+        initial = [
+            {name: (p[g] if job.stacked else p).detach().to("cpu", copy=True) for name, p in named.items()}
+            for g in range(networks)
+        ]
+
+        def fresh() -> SGD:
+            groups = [{"params": tensors, "weight_decay": recipe.weight_decay}]
+            return SGD(groups, recipe.lr, recipe.momentum, nesterov=False)
+
+        updates, done = fresh(), 0
+        if resume is not None:
+            done = _resumed(job, indices, resume, named, updates, chances)
+
+        def show(epoch: int) -> None:
+            if snapshot is None or flat is None:
+                return
+
+            def pack() -> dict[str, Any]:
+                return _packed(epoch, indices, named, updates, chances)
+
+            snapshot(epoch, flat.vector(named).to("cpu").view(networks, flat.size), pack)
+
+        if resume is None:
+            show(0)
+        penalised = recipe.gradient_penalty > 0
+        feed = Feed(job.items, job.plan, chances, job.device, torch.float32, clean=penalised)
+        for epoch in range(done, recipe.epochs):
+            if recipe.reset_optimiser and epoch in recipe.milestones:
+                updates = fresh()
+            for group in updates.param_groups:
+                group["lr"] = lr_at(recipe, epoch)
+            factor = recipe.early_factors[epoch] if epoch < len(recipe.early_factors) else 1.0
+            for step in feed:
+                find_direction(crew, tensors, step, recipe, factor, job.stacked)
+                updates.step()
+                updates.zero_grad()
+            show(epoch + 1)
+            told(networks)
+        final = crew.states()
+        accuracies = [job.accuracy(state) for state in final]
+    return [Outcome(final[g], initial[g], accuracies[g], meter.wall_s / networks) for g in range(networks)]
+
+
+def _packed(
+    epoch: int,
+    indices: Sequence[int],
+    named: Mapping[str, Tensor],
+    updates: SGD,
+    chances: Sequence[Generators],
+) -> dict[str, Any]:
+    def kept(t: Tensor | None) -> Tensor | None:
+        return None if t is None else t.detach().to("cpu", copy=True)
+
+    return {
+        "epoch": epoch,
+        "indices": list(indices),
+        "parameters": {name: kept(p) for name, p in named.items()},
+        "momentum": [kept(m) for m in updates.momenta()],
+        "generators": [c.state_dict() for c in chances],
+    }
+
+
+def _resumed(
+    job: Job,
+    indices: Sequence[int],
+    packed: Mapping[str, Any],
+    named: Mapping[str, Tensor],
+    updates: SGD,
+    chances: Sequence[Generators],
+) -> int:
+    """Put everything where it was; the finished epochs."""
+    epoch = int(packed["epoch"])
+    if list(packed["indices"]) != list(indices) or epoch > job.recipe.epochs:
+        raise ValueError(
+            f"what was saved is of networks {list(packed['indices'])} after epoch {epoch}, and networks {list(indices)} of "
+            f"{job.recipe.epochs} epochs are to go on; remove it to train them from the start"
+        )
+    with torch.no_grad():
+        for name, p in named.items():
+            p.copy_(packed["parameters"][name])
+    updates.set_momenta(packed["momentum"])
+    for chance, state in zip(chances, packed["generators"], strict=True):
+        chance.load_state_dict(state)
+    return epoch
