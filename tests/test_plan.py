@@ -60,14 +60,14 @@ def test_full_among_the_flags_takes_the_capped_twin_and_no_ipc():
 
 def test_the_embedded_suite_is_the_one_of_the_readme():
     cells = plan.cells(plan.load("embedded"))
-    matching = {"dm", "datadam", "dsa", "idc", "ncfm"}
+    matching = {"dm", "datadam", "dsa", "idc", "ncfm", "mtt", "datm"}
     assert {c.distil.method for c in cells} == {"full", "random", "herding", "k_center", *matching}
     assert {c.distil.dataset for c in cells} == {"digits"} and {c.distil.seed for c in cells} == {0, 1, 2}
     assert {c.network for c in cells} == {"ConvNetD2W32"} and {c.protocol for c in cells} == {
         "quick",
         "quick-full",
     }
-    assert len(cells) == 8 * 2 * 3 + 3
+    assert len(cells) == 10 * 2 * 3 + 3
 
 
 def test_networks_and_repeats_come_from_the_protocol_where_the_suite_has_none():

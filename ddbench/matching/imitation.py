@@ -20,12 +20,15 @@ from ddbench.augment.dsa import Draw
 from ddbench.augment.named import siamese
 from ddbench.compute import to_device
 from ddbench.contract import DistilledSet, Experts, Program, Targets, Task, TeacherRecipe
+from ddbench.matching.features import RandomNetworks, images_that_fit
 from ddbench.matching.sampling import INITS, pixel_sgd
 from ddbench.matching.selection import class_pools
 from ddbench.matching.trajectories import WAYS, Goal, Student, matched
 from ddbench.nets.flat import Flat
 
 _CHUNK = 256
+_SECOND_ORDER = 6
+"""Bytes of a step with second derivatives, in outputs of all layers."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,16 @@ def imitate(
     labels = labels.detach().clone()
     step_size = torch.tensor(s.step_size, device=device, requires_grad=True)
     size = _batch_size(task, s, images, labels)
-    student = Student(s.network, train.shape, train.classes, kind, s.iterations * s.syn_steps, size, device)
+    student = Student(
+        s.network,
+        train.shape,
+        train.classes,
+        kind,
+        s.iterations * s.syn_steps,
+        size,
+        device,
+        _chunk(task, s.network),
+    )
     _check_experts(experts, student.flat, s.network)
     optimisers = [
         pixel_sgd(images, s.image_lr, s.momentum),
@@ -292,6 +304,14 @@ def _batch_size(task: Task, s: Settings, images: Tensor, labels: Tensor) -> int:
             f"the wrapper shows {shown} images for each one, so a step takes {max(1, size // shown)} of {size} images",
         )
     return max(1, size // shown)
+
+
+def _chunk(task: Task, network: str) -> int | None:
+    """Images of a student's step that go through the network at once: all of them on a CPU without a memory limit."""
+    if task.memory_limit_mib is None and task.device.type == "cpu":
+        return None
+    networks = RandomNetworks(network, task.train.shape, task.train.classes, task.device)
+    return max(1, images_that_fit(task, networks) // _SECOND_ORDER)
 
 
 def _batches(

@@ -13,7 +13,7 @@ pixels are halved in our recipes); the adjoint is ours, exact to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +53,8 @@ class Student:
         steps: that will be taken in all (count): decides, on a CPU, whether tracing and compiling pay; 0: neither.
         batch: images a step.
         device: of the steps.
+        chunk: images that go through the network at once; None: all of a step.  The loss is a mean over images, so the
+            derivatives are the same up to rounding.
 
     Raises:
         ValueError: an unknown kind, or a network that has no flat form (:class:`ddbench.nets.flat.Flat`).
@@ -67,10 +69,12 @@ class Student:
         steps: int = 0,
         batch: int = 1,
         device: torch.device | str = "cpu",
+        chunk: int | None = None,
     ) -> None:
         if kind not in LABELS:
             raise ValueError(f"labels of a student are {kind!r}; expected one of {', '.join(LABELS)}")
         self.flat, self.kind, self.classes = Flat(network, shape, classes), kind, classes
+        self.chunk = chunk
         self._first: Callable[..., Tensor] = self._gradient
         self._second: Callable[..., tuple[Tensor, ...]] = self._products
         self._last: Callable[..., tuple[Tensor, ...]] = self._input_products
@@ -81,6 +85,8 @@ class Student:
             self._first = Traced(("gradient", key), self._gradient, compiled)
             self._second = Traced(("products", key), self._products, compiled)
             self._last = Traced(("input products", key), self._input_products, compiled)
+
+    chunk: int | None = None
 
     def loss(self, state: Tensor, x: Tensor, labels: Tensor) -> Tensor:
         """Scalar loss of parameters (P,) on a batch (b, C, H, W)."""
@@ -113,18 +119,34 @@ class Student:
 
     def gradient(self, state: Tensor, x: Tensor, labels: Tensor) -> Tensor:
         """g = d loss / d state (P,), without a graph."""
-        return self._first(state, x.detach(), labels.detach())
+        total = torch.zeros_like(state)
+        for part, own, share in self._pieces(x.detach(), labels.detach()):
+            total.add_(self._first(state, part, own), alpha=share)
+        return total
 
     def products(
         self, state: Tensor, x: Tensor, labels: Tensor, nu: Tensor, by_state: bool = True
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """g, and the derivatives of nu . g with respect to the batch, to the labels where they are floats, and to the state
         where that is asked for (it is about a third of the work)."""
-        found = list(
-            (self._second if by_state else self._last)(state.detach(), x.detach(), labels.detach(), nu)
-        )
-        last = found.pop() if by_state else None
-        return found[0], found[1], found[2] if len(found) > 2 else None, last
+        second = self._second if by_state else self._last
+        g, last = torch.zeros_like(nu), torch.zeros_like(nu) if by_state else None
+        by_x, by_labels = [], []
+        for part, own, share in self._pieces(x.detach(), labels.detach()):
+            # share of the batch's mean loss: nu . g is linear in it
+            found = list(second(state.detach(), part, own, nu if share == 1 else nu * share))
+            g.add_(found[0], alpha=share)
+            if last is not None:
+                last += found.pop()
+            by_x.append(found[1])
+            by_labels += found[2:]
+        return g, torch.cat(by_x), torch.cat(by_labels) if by_labels else None, last
+
+    def _pieces(self, x: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """Pieces of a batch with the share of its images that each has."""
+        size = self.chunk or len(x)
+        for part, own in zip(torch.split(x, size), torch.split(labels, size), strict=True):
+            yield part, own, len(part) / len(x)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ its own; times of one iteration are from one process, the ways in turn.  Ratios 
 asserted; that the ways agree in their loss is.
 
 Memory: ``peak`` is the highest resident memory of the whole process (on a GPU: of tensors), ``rise`` what the iteration added
-to it.  The full unroll at ipc 10 is measured at 5 steps only: 50 would take ten times its rise, some 20 GiB.
+to it; ratios of both are told, and the target is for the peaks.  The full unroll at ipc 10 is measured at 5 steps only: 50 would take ten times its rise, some 20 GiB.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from typing import Any
 import pytest
 from measuring import DEVICE, measure
 
-MEMORY = {10: [("adjoint", 5), ("adjoint", 50), ("unroll", 5)], 1: [("adjoint", 5), ("adjoint", 50), ("unroll", 5), ("unroll", 50)]}  # fmt: skip
+MEMORY = {
+    10: [("adjoint", 5), ("adjoint", 50), ("unroll", 5)],
+    1: [("adjoint", 5), ("adjoint", 50), ("unroll", 5), ("unroll", 50)],
+}
+"""Ways and student steps, by ipc."""
 MEMORY_TARGET = {10: 1.3, 1: None}
 """Of the adjoint's peak at 50 steps to that at 5, at most; at ipc 1 the states of the student, 1.3 MB a step, weigh in."""
 TIMES = {10: 3, 1: 10}
