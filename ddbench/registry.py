@@ -925,10 +925,11 @@ def resolve_recipe(name: str, recipe: str, dataset: str, ipc: int) -> Recipe:
     if recipe == "defaults":
         return Recipe("defaults")
     wanted = "authors" if recipe == "auto" else recipe
-    fitting = [key for key in rows if key[1] in (dataset, None) and key[2] in (ipc, None)]
+    base = dataset.partition("?")[0]  # a form of a data set takes the rows of the data set where it has none
+    fitting = [key for key in rows if key[1] in (dataset, base, None) and key[2] in (ipc, None)]
     named = [key for key in fitting if key[0] == wanted]
     if named:  # the first of equals
-        chosen = max(named, key=lambda k: (k[1] is not None, k[2] is not None))
+        chosen = max(named, key=lambda k: (k[1] == dataset, k[1] is not None, k[2] is not None))
     elif recipe == "auto" and fitting:
         chosen = fitting[0]
     elif near := _nearest_row([key for key in rows if key[0] == wanted], dataset, ipc):
@@ -967,7 +968,11 @@ def _nearest_row(keys: list[RecipeKey], dataset: str, ipc: int) -> RecipeKey | N
             (0, key[2]) if key[2] == ipc else (1, 0) if key[2] is None else (2, _ratio(ipc, key[2]), key[2])
         )
 
-    known: dict[str | None, tuple[Any, ...] | None] = {None: (1,), dataset: (0,)}
+    known: dict[str | None, tuple[Any, ...] | None] = {
+        None: (1,),
+        dataset.partition("?")[0]: (0,),
+        dataset: (0,),
+    }
     for other in dict.fromkeys(key[1] for key in keys):
         if other not in known and other is not None:
             apart = _apart(dataset, other)

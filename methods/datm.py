@@ -8,8 +8,8 @@ set is learned.  Labels are logits: they start as the mean of the experts' logit
 beside the images, and only their softmax is used.  Iterations with a loss above ``threshold`` change nothing and are counted.
 Experts are those of FTD, trained for 100 epochs, on whitened images.  The configurations name a decay of a moving average
 that the authors' code does not use; there is none here.  ``gradient=tesla`` is the authors' variant for large sets.
-As in their code, the search for images that an expert has right goes on, for the next class, with the expert that it had
-reached.  Score the set under the protocol ``datm``.
+As in their code, the search for images that an expert has right begins, for the next class, with the expert that it had
+reached, and goes on with the second one.  Score the set under the protocol ``datm``.
 Departures: the gradient comes from the exact adjoint, equal to that of the full unroll up to rounding; the step size must stay
 positive; experts are taken in passes over all of them.  Where all experts together have too few images of a class right,
 random ones fill up, with a note; an image that no expert has right starts with the
@@ -184,7 +184,8 @@ def rightly_classified(task: Task, experts: Experts, flat: Flat) -> Tensor:
     """Indices (K * ipc,) of training images that an expert has right at its end, one class after the other, on the CPU.
 
     The images of a class are shuffled; one expert after the other looks at them in this order, and those that it has right
-    join, until there are ``ipc``.  A class begins with the expert that the class before it ended with.
+    join, until there are ``ipc``.  A class begins with the expert that the class before it ended with, and goes on from the
+    second expert, as the authors' counter does.
     """
     train, rng = task.train, task.rng("init")
     chosen: list[int] = []
@@ -209,11 +210,12 @@ def rightly_classified(task: Task, experts: Experts, flat: Flat) -> Tensor:
 def _search(
     task: Task, experts: Experts, flat: Flat, order: Tensor, c: int, first: int
 ) -> tuple[list[int], int]:
-    """Images of class ``c`` that experts from ``first`` on have right, ``ipc`` at most, and the last expert that was asked."""
+    """Images of class ``c`` that the expert ``first``, then the second one, the third, ... have right, ``ipc`` at most, and the
+    last expert that was asked."""
     kept: dict[int, None] = {}
     expert = first
-    for turn in range(len(experts)):
-        expert = (first + turn) % len(experts)
+    for turn in range(len(experts) + 1):
+        expert = first if turn == 0 else turn % len(experts)
         state = experts.state(expert, -1)
         for block in torch.split(order, _BLOCK):
             x = experts.space.real_to_input(take(task.train, block, task.device))

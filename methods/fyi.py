@@ -7,7 +7,8 @@ stored, and evaluation does not see them.  Around ``mtt`` and its descendants a 
 that with their mirror images it sees as many as without, and visits each half as often (cifar10 at ipc 1: 5 images a step).
 Departures: none in a step; the released code scores the set after its last update and stops there, as every method here does.
 Its changed augmentation (a flip always, then one of five operations) is a setting of its own, since it is worth points
-without mirror images too: with ``always_flip`` it is used while distilling, and the protocol ``dc-dsa-flip`` uses it in
+without mirror images too: with ``always_flip`` it is used while distilling, for the experts of ``fyi+mtt`` too (its code shares
+the function; they are then not the experts of ``mtt``), and the protocol ``dc-dsa-flip`` uses it in
 evaluation.  What else it changes in a base is a recipe of that base (``fyi``: fewer loops of ``dc`` and ``dsa`` on cifar100
 at ipc 50; TESLA's gradient and twice the iterations of ``mtt`` on cifar10 at ipc 1, whose other recipes have the exact
 gradient); unlike its fork, DM keeps networks with batch norm.  There is no code for IDC (nor NCFM), where mirror images

@@ -6,8 +6,9 @@ The published accuracies are the best of 51 evaluations on the test set during t
 stored, and the best of its snapshots is a score of its own.  Score it under the protocol ``mtt``, at its learned step size.
 Departures: the gradient comes from the exact adjoint, equal to that of the full unroll up to rounding, in memory that does
 not grow with ``syn_steps``; the step size must stay positive; experts are taken in passes over all of them.  The settings of
-cifar10 at ipc 10 are those that the authors gave after correcting a misprint.  ImageNet subsets: images are squashed to
-128 x 128 by the data set as ddbench prepares it; settings are known for ipc 1 only.  Toroidal canvases are not here.
+cifar10 at ipc 10 are those that the authors gave after correcting a misprint.  ImageNet subsets: the authors
+squash pictures to 128 x 128, which is ``imagenette?resize=squash`` here (before standardising and with antialias; theirs after
+it and without); settings are known for ipc 1 only.  Toroidal canvases are not here.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ _TINY = dict(network="ConvNetD4", image_lr=10000.0, step_size_lr=1e-4, source=_G
 _FYI = dict(
     iterations=10001,
     gradient="tesla",
-    source="released code of FYI, arXiv:2407.08113; pixel steps halved, as its gradient lacks the factor 2",
+    source="released code of FYI, arXiv:2407.08113",
 )
 _DIGITS = dict(
     network="ConvNetD2W32",
@@ -138,9 +139,7 @@ RECIPES = {
     ("authors", "imageyellow", 1): _SUBSET,
     ("authors", "imagemeow", 1): _SUBSET,
     ("authors", "imagesquawk", 1): _SUBSET,
-    ("fyi", "cifar10", 1): dict(
-        syn_steps=50, max_start_epoch=2, image_lr=50.0, step_size_lr=1e-7, zca=True, **_FYI
-    ),
+    ("fyi", "cifar10", 1): dict(syn_steps=50, max_start_epoch=2, step_size_lr=1e-7, zca=True, **_FYI),
     ("digits", "digits", 1): dict(iterations=100, syn_steps=10, max_start_epoch=5, image_lr=30.0, **_DIGITS),
     ("digits", "digits", None): dict(
         iterations=50, syn_steps=10, max_start_epoch=13, image_lr=100.0, **_DIGITS

@@ -447,6 +447,25 @@ def test_a_batch_is_asked_for_twice_by_the_sweep_and_must_be_the_same() -> None:
     assert asked == [0, 1, 2]
 
 
+@pytest.mark.parametrize("kind", trajectories.LABELS)
+@pytest.mark.parametrize("chunk", [1, 2, 4, 6])
+def test_a_step_in_chunks_is_the_same_step(chunk: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given_ = problem(kind, 3, augment=DSA.classic(), sizes=(5, 3, 4))
+    whole_, parts = (Student(NETWORK, SHAPE, CLASSES, kind, chunk=size) for size in (None, chunk))
+    for way in ("adjoint", "tesla"):
+        expected = matched(way, whole_, **given_, momentum=0.5, factor=0.7)
+        sizes: list[int] = []
+        loss = parts.loss
+
+        def counted(state: Tensor, x: Tensor, labels: Tensor, sizes: Any = sizes, loss: Any = loss) -> Tensor:
+            sizes.append(len(x))
+            return loss(state, x, labels)
+
+        monkeypatch.setattr(parts, "loss", counted)
+        same(matched(way, parts, **given_, momentum=0.5, factor=0.7), expected, 1e-12)
+        assert max(sizes) <= chunk and sum(sizes) == 2 * (5 + 3 + 4)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_given_is_left_alone(way: str) -> None:
     given_, student = problem("logits", 3), Student(NETWORK, SHAPE, CLASSES, "logits")

@@ -213,9 +213,10 @@ def imitate(
             images=images if averaged is None else averaged,
             targets=Targets(soft=labels.detach(), kind=kind) if soft else Targets(ids=labels),
             space=experts.space,
-            program=Program(step_size.detach().cpu().view(1)),
+            program=Program(step_size.detach().to("cpu", copy=True).view(1)),
         )
 
+    it = -1
     for it in task.loop(s.iterations, [*state, *optimisers], show=finished):
         if it % len(experts) == 0:
             order.copy_(torch.randperm(len(experts), generator=task.rng("experts")))
@@ -265,7 +266,7 @@ def imitate(
     if int(skipped):
         task.note(
             "skipped",
-            f"{int(skipped)} of {s.iterations} iterations had a loss above {edits.threshold:g} and changed nothing",
+            f"{int(skipped)} of {it + 1} iterations had a loss above {edits.threshold:g} and changed nothing",
         )
     return finished()
 

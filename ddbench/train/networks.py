@@ -186,10 +186,6 @@ class Job:
         self.train, self.recipe, self.device = train, recipe, torch.device(device)
         self.network = canonical(recipe.network)
         self.space = input_space(train, recipe)
-        self._near = self.space  # its whitening on the device
-        if (zca := self.space.zca) is not None:
-            moved = replace(zca, mean=zca.mean.to(self.device), transform=zca.transform.to(self.device))
-            self._near = replace(self.space, zca=moved)
         kept, held = split(train, recipe.seed, recipe.held_out, recipe.per_class)
         mib = len(kept) * math.prod(train.shape) * 4 / 2**20
         # converted once where the inputs fit the device, else a batch at a time
@@ -243,7 +239,7 @@ class Job:
         out = torch.empty(len(rows), *self.train.shape, device=self.device)
         for start in range(0, len(rows), _TEST_BATCH):  # in pieces: no second copy of the whole set
             part = rows[start : start + _TEST_BATCH]
-            out[start : start + len(part)] = self._near.real_to_input(take(self.train, part, self.device))
+            out[start : start + len(part)] = self.space.real_to_input(take(self.train, part, self.device))
         return out
 
     def run(self, networks: int) -> Run:

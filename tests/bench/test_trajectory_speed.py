@@ -5,7 +5,8 @@ its own; times of one iteration are from one process, the ways in turn.  Ratios 
 asserted; that the ways agree in their loss is.
 
 Memory: ``peak`` is the highest resident memory of the whole process (on a GPU: of tensors), ``rise`` what the iteration added
-to it; ratios of both are told, and the target is for the peaks.  The full unroll at ipc 10 is measured at 5 steps only: 50 would take ten times its rise, some 20 GiB.
+to it; ratios of both are told, and the target is for the peaks.  The full unroll at ipc 10 is measured at 5 steps only:
+50 would take ten times its rise, some 20 GiB.
 """
 
 from __future__ import annotations

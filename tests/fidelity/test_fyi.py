@@ -220,8 +220,8 @@ def test_the_recipe_fyi_of_mtt_is_the_released_script() -> None:
     assert (made.syn_steps, made.expert_epochs, made.max_start_epoch) == (50, 2, 2)
     assert (made.step_size, made.step_size_lr, made.momentum, made.zca) == (0.01, 1e-7, 0.5, True)
     assert (made.experts, made.train_epochs, made.iterations) == (100, 50, 10001)
-    # its gradient is TESLA's without the factor 2
-    assert (made.gradient, made.image_lr) == ("tesla", 100.0 / 2)
+    # its code takes TESLA's gradient from the expanded square, with the factor 2 that TESLA's own code drops
+    assert (made.gradient, made.image_lr) == ("tesla", 100.0)
 
 
 def test_evaluation_does_not_double_the_images_of_mtt() -> None:
