@@ -916,7 +916,8 @@ def resolve_recipe(name: str, recipe: str, dataset: str, ipc: int) -> Recipe:
             defaults.
 
     "Nearest" is by ratio: of ipc, the smaller of equals; of data sets with as many channels, by the side of the images,
-    then by the number of classes.  Data sets that are not registered have no near ones.
+    then by the number of classes.  Data sets that are not registered have no near ones.  A form of a data set
+    (``imagenette?resize=squash``) takes the rows of the data set where it has none of its own.
 
     Raises:
         LookupError: the method has no such recipe, or only for data sets of another kind; the message lists those it has.
@@ -961,7 +962,8 @@ def _resolved(name: str, key: RecipeKey, row: Mapping[str, Any], note: str = "")
 
 
 def _nearest_row(keys: list[RecipeKey], dataset: str, ipc: int) -> RecipeKey | None:
-    """Of the data set itself, else of any, else of the nearest one that has a row; there the row of the nearest ipc."""
+    """Of the data set itself, else of any, else of the nearest one that has a row; there the row of the nearest ipc, of equals
+    the one of the very form of the data set."""
 
     def distance(key: RecipeKey) -> tuple[Any, ...]:
         return (
@@ -978,7 +980,7 @@ def _nearest_row(keys: list[RecipeKey], dataset: str, ipc: int) -> RecipeKey | N
             apart = _apart(dataset, other)
             known[other] = None if apart is None else (2, *apart)
     near = [(where, distance(key), key) for key in keys if (where := known[key[1]]) is not None]
-    return min(near, key=lambda n: n[:2])[2] if near else None
+    return min(near, key=lambda n: (*n[:2], n[2][1] != dataset))[2] if near else None
 
 
 def _ratio(a: int, b: int) -> Fraction:
@@ -992,7 +994,7 @@ def _apart(one: str, other: str) -> tuple[Fraction, Fraction] | None:
     known: list[tuple[int, int, int]] = []
     for name in (one, other):
         try:
-            keywords = facts("datasets", name).keywords
+            keywords = facts("datasets", name.partition("?")[0]).keywords
         except (
             LookupError,
             PluginError,
@@ -1016,6 +1018,7 @@ def _row_title(key: RecipeKey) -> str:
 
 
 def _row_names(rows: Mapping[RecipeKey, Any], dataset: str) -> Iterator[str]:
-    for name in dict.fromkeys(key[0] for key in rows if key[1] in (dataset, None)):
-        counts = [key[2] for key in rows if key[0] == name and key[1] in (dataset, None)]
+    known = [key for key in rows if key[1] in (dataset, dataset.partition("?")[0], None)]
+    for name in dict.fromkeys(key[0] for key in known):
+        counts = list(dict.fromkeys(key[2] for key in known if key[0] == name))
         yield f"{name} (any ipc)" if None in counts else f"{name} (ipc {', '.join(map(str, counts))})"

@@ -224,6 +224,21 @@ _DIGITS = dict(
     train_lr=0.01,
     source="ours, for 8x8 images",
 )
+_CPU = dict(
+    network="ConvNetW32",
+    iterations=200,
+    syn_steps=20,
+    max_start_epoch=2,
+    image_lr=300.0,
+    step_size=0.01,
+    step_size_lr=1e-6,
+    experts=6,
+    train_epochs=4,
+    train_batch=64,
+    train_lr=0.01,
+    train_per_class=500,
+    source="ours, minutes on two CPU cores",
+)
 RECIPES = {
     ("authors", "cifar10", 10): dict(
         syn_steps=30,
@@ -296,4 +311,6 @@ RECIPES = {
     ),
     ("digits", "digits", 1): dict(iterations=100, max_start_epoch=5, **_DIGITS),
     ("digits", "digits", None): dict(iterations=50, max_start_epoch=13, **_DIGITS),
+    ("cpu", "mnist", None): _CPU,
+    ("cpu", "cifar10", None): _CPU,
 }

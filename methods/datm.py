@@ -261,6 +261,23 @@ _DIGITS = dict(
     alpha=0.3,
     source="ours, for 8x8 images, with the experts of ftd",
 )
+_CPU = dict(
+    network="ConvNetW32",
+    iterations=200,
+    syn_steps=20,
+    max_start_epoch=2,
+    image_lr=300.0,
+    step_size=0.03,
+    step_size_lr=1e-6,
+    experts=6,
+    train_epochs=4,
+    train_batch=64,
+    train_lr=0.03,
+    train_per_class=500,
+    alpha=0.3,
+    threshold=1.1,
+    source="ours, minutes on two CPU cores",
+)
 RECIPES = {
     ("authors", "cifar10", 1): dict(
         max_start_epoch=4,
@@ -375,4 +392,6 @@ RECIPES = {
         image_lr=100.0,
         **_DIGITS,
     ),
+    ("cpu", "mnist", None): _CPU,
+    ("cpu", "cifar10", None): _CPU,
 }

@@ -117,6 +117,23 @@ _DIGITS = dict(
     alpha=0.3,
     source="ours, for 8x8 images",
 )
+_CPU = dict(
+    network="ConvNetW32",
+    iterations=200,
+    syn_steps=20,
+    max_start_epoch=2,
+    image_lr=300.0,
+    step_size=0.03,
+    step_size_lr=1e-6,
+    experts=6,
+    train_epochs=4,
+    train_batch=64,
+    train_lr=0.03,
+    train_per_class=500,
+    alpha=0.3,
+    decay=0.98,
+    source="ours, minutes on two CPU cores",
+)
 RECIPES = {
     ("authors", "cifar10", 1): dict(
         syn_steps=50, max_start_epoch=2, step_size_lr=1e-7, alpha=0.3, decay=0.9999, **_CIFAR
@@ -140,4 +157,6 @@ RECIPES = {
     ("authors", "tiny_imagenet", 10): dict(syn_steps=20, max_start_epoch=40, batch_syn=500, **_TINY),
     ("digits", "digits", 1): dict(iterations=100, max_start_epoch=5, image_lr=30.0, decay=0.95, **_DIGITS),
     ("digits", "digits", None): dict(iterations=50, max_start_epoch=13, image_lr=100.0, decay=0.9, **_DIGITS),
+    ("cpu", "mnist", None): _CPU,
+    ("cpu", "cifar10", None): _CPU,
 }

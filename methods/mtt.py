@@ -105,7 +105,21 @@ _DIGITS = dict(
     train_lr=0.05,
     source="ours, for 8x8 images",
 )
-_CPU = "ours, minutes on two CPU cores"
+_CPU = dict(
+    network="ConvNetW32",
+    iterations=200,
+    syn_steps=20,
+    max_start_epoch=2,
+    image_lr=300.0,
+    step_size=0.03,
+    step_size_lr=1e-6,
+    experts=6,
+    train_epochs=4,
+    train_batch=64,
+    train_lr=0.03,
+    train_per_class=500,
+    source="ours, minutes on two CPU cores",
+)
 RECIPES = {
     ("authors", "cifar10", 1): dict(
         syn_steps=50, max_start_epoch=2, step_size_lr=1e-7, zca=True, source=_GIVEN
@@ -144,4 +158,6 @@ RECIPES = {
     ("digits", "digits", None): dict(
         iterations=50, syn_steps=10, max_start_epoch=13, image_lr=100.0, **_DIGITS
     ),
+    ("cpu", "mnist", None): _CPU,
+    ("cpu", "cifar10", None): _CPU,
 }

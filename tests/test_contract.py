@@ -1,5 +1,6 @@
 """The frozen types that cross borders: what they refuse, and what their fingerprints depend on."""
 
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -100,6 +101,29 @@ class TestSpace:
         inputs = space.unit_to_input(unit)
         assert torch.allclose(inputs, zca((unit - 0.5) / 0.25))
         assert torch.allclose(space.to_unit(inputs), unit, atol=1e-6)
+
+    def test_whitening_is_moved_once_a_device_and_dtype_and_gives_the_same(self, monkeypatch):
+        rng = torch.Generator().manual_seed(0)
+        mean, transform = torch.rand(4, generator=rng), torch.randn(4, 4, generator=rng)
+        zca = ZCA(mean, transform, 0.1, "abc")
+        moves = []
+        move = torch.Tensor.to
+        monkeypatch.setattr(
+            torch.Tensor, "to", lambda t, *to: moves.append(t.shape) or move(t, *to), raising=True
+        )
+        images = [torch.randn(n, 1, 2, 2, generator=rng) for n in (3, 1, 5)]
+        for dtype, places in ((torch.float32, 1), (torch.float64, 2), (torch.float32, 2)):
+            for x in images:
+                x = x.type(dtype)
+                out = zca(x)
+                expected = (x.flatten(1) - mean.type(dtype)) @ transform.type(dtype)
+                assert out.dtype == dtype and out.shape == x.shape
+                assert torch.equal(out.flatten(1), expected)
+            assert len(moves) == 2 * places, "the mean and the transform, not with every batch"
+        x = images[0].requires_grad_()
+        assert torch.autograd.grad(zca(x).sum(), x)[0].shape == x.shape, "inputs stay differentiable"
+        assert zca.hash == ZCA(mean, transform, 0.1, "abc").hash
+        assert pickle.loads(pickle.dumps(zca))(x).equal(zca(x))
 
     def test_whitening_of_the_wrong_shape_is_refused(self):
         with pytest.raises(ValueError, match=r"mean \(4,\) and transform \(3, 3\)"):

@@ -19,9 +19,10 @@ from ddbench.contract import DistilledSet, Task
 from ddbench.matching import imitation
 from ddbench.matching.imitation import Edits, Settings, imitate
 from ddbench.matching.sampling import class_labels, initial_images
-from ddbench.matching.trajectories import Goal, Student, matched
+from ddbench.matching.trajectories import LABELS, WAYS, Goal, Student, matched
 from ddbench.store import RunFolder
 from ddbench.task import DivergedError
+from ddbench.train.networks import input_space
 
 TRAIN = blobs("two", (1, 8, 8), 2, (12, 2), flip=False, seed=7).train
 SMALL: dict[str, Any] = dict(
@@ -411,6 +412,61 @@ def test_a_run_cut_by_its_budget_goes_on_to_the_same_bits(edits: dict[str, Any],
     assert made.fingerprint() == whole.fingerprint()
 
 
+# ------------------------------------------------------------------------------------------------ sets under way
+
+
+class Shown(ExpertTask):
+    """Keeps the set that the loop shows before each iteration, with a copy of what it held then."""
+
+    def loop(self, total: int, state: Any = (), show: Any = None) -> Iterator[int]:
+        self.kept: list[tuple[DistilledSet, list[Tensor]]] = []
+        for it in super().loop(total, state, show):
+            made = show()
+            self.kept.append((made, [t.clone() for t in held(made)]))
+            yield it
+
+
+def held(made: DistilledSet) -> list[Tensor]:
+    assert made.program is not None
+    labels = made.targets.ids if made.targets.soft is None else made.targets.soft
+    assert labels is not None
+    return [made.tensors["images"], made.program.step_sizes, labels]
+
+
+def relabel(goal: Tensor, images: Tensor) -> Tensor:
+    return torch.softmax(images.flatten(1)[:, :2], dim=1)
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [{}, EVERYTHING, dict(kind="probabilities", relabel=relabel)],
+    ids=["mtt", "everything", "labels given anew"],
+)
+def test_a_set_that_was_shown_does_not_change_afterwards(edits: dict[str, Any]) -> None:
+    given = Shown(TRAIN, 3, 5)
+    last = edited(given, settings=dict(step_size_lr=1e-3), **edits)
+    sets_ = [*(made for made, _ in given.kept), last]
+    assert len(sets_) == 5
+    for made, then in given.kept:
+        assert all(map(torch.equal, held(made), then))
+    for one, other in zip(sets_, sets_[1:], strict=False):
+        changed = [not torch.equal(a, b) for a, b in zip(held(one), held(other), strict=True)]
+        assert changed == [True, True, bool(edits)]
+    assert len({made.fingerprint() for made in sets_}) == 5
+    expected = edited(settings=dict(step_size_lr=1e-3, iterations=0), **edits)
+    assert all(map(torch.equal, held(sets_[0]), held(expected)))
+
+
+@pytest.mark.parametrize("edits", [{}, EVERYTHING], ids=["mtt", "everything"])
+def test_snapshots_on_disk_are_the_sets_of_their_iterations(edits: dict[str, Any], tmp_path: Path) -> None:
+    given = Shown(TRAIN, 3, 5, run=RunFolder(tmp_path), key="cell", snapshot_every=1)
+    last = edited(given, **edits)
+    found = RunFolder(tmp_path).snapshots("cell")
+    assert [iteration for iteration, _ in found] == [1, 2, 3, 4]
+    for (_, path), made in zip(found, [*(made for made, _ in given.kept[1:]), last], strict=True):
+        assert all(map(torch.equal, held(sets.read(path)), held(made)))
+
+
 # ------------------------------------------------------------------------------------------------ edits
 
 
@@ -488,6 +544,27 @@ def test_iterations_above_the_threshold_change_nothing_and_are_counted(settings:
         assert {row["loss"] for row in logged} == {1e9}
 
 
+def test_what_was_skipped_is_told_right_by_a_run_that_finds_nothing_left_to_do(tmp_path: Path) -> None:
+    notes = []
+    for _ in range(2):
+        made = edited(task(run=RunFolder(tmp_path), key="cell"), threshold=-1.0)
+        notes.append(made.card.notes["skipped"])
+    assert notes[0] == notes[1] and notes[0].startswith("4 of 4 iterations")
+
+
+@pytest.mark.parametrize(("looks", "expected"), [((2,), 2), ((2, 0), 2), ((2, 1), 3), ((2, 9), 4)])
+def test_what_was_skipped_is_a_share_of_the_iterations_that_were_done(
+    looks: tuple[int, ...], expected: int, tmp_path: Path
+) -> None:
+    for times in looks:
+        part = task(run=RunFolder(tmp_path), key="cell")
+        part.budget = StopAfter(times)  # type: ignore[assignment]
+        made = edited(part, threshold=-1.0)
+    assert made.card.notes["skipped"] == (
+        f"{expected} of {expected} iterations had a loss above -1 and changed nothing"
+    )
+
+
 def test_a_threshold_that_is_never_reached_changes_nothing() -> None:
     one, two = edited(), edited(threshold=1e6)
     assert torch.equal(one.tensors["images"], two.tensors["images"]) and "skipped" not in two.card.notes
@@ -546,3 +623,110 @@ def test_a_moving_average_is_stored_instead_of_the_images(calls: list[Any]) -> N
         mean = 0.9 * mean + 0.1 * images
     assert torch.allclose(made.tensors["images"], mean, atol=1e-6)
     assert not torch.allclose(made.tensors["images"], raw, atol=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------ on a GPU
+
+GPU = "cuda"
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mtt": ("mtt", dict(batch_syn=4)),
+    "mtt on whitened images": ("mtt", dict(zca=True)),
+    "ftd": ("ftd", dict(decay=0.5)),
+    "tesla": ("tesla", {}),
+    "tesla with soft labels": ("tesla", dict(soft_labels=True)),
+    "datm": ("datm", dict(threshold=10.0, label_lr=0.5)),
+    "ast": ("ast", dict(step_size=0.02)),
+}
+
+
+def placed(case: str, device: str, iterations: int = 3, **more: Any) -> tuple[ExpertTask, Any]:
+    """A task on a device, with the same experts on every device, and the method."""
+    name, settings = METHODS[case]
+    method = registry.get("methods", name)(**{**SMALL, "iterations": iterations, **settings})
+    recipe = method.expert_recipe()
+    experts = plain_trajectories.trained_experts(TRAIN, recipe, input_space(TRAIN, recipe), 5)
+    experts.states = experts.states.to(device)
+    found = task(device=torch.device(device), **more)
+    found.made = experts
+    return found, method
+
+
+def gap(one: DistilledSet, other: DistilledSet) -> float:
+    """Greatest difference of what two sets hold."""
+    pairs = zip(held(one), held(other), strict=True)
+    return max(float((a.double() - b.double()).abs().max()) for a, b in pairs)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", list(METHODS))
+def test_a_gpu_learns_what_the_cpu_learns_of_the_same_draws(case: str) -> None:
+    results = []
+    for device in ("cpu", GPU):
+        found, method = placed(case, device)
+        results.append(found.run_method(method))
+        assert found.made is not None and len(found.made.read) > 6
+    cpu, gpu = results
+    assert all(t.device.type == "cpu" and bool(torch.isfinite(t).all()) for t in held(gpu))
+    first, method = placed(case, "cpu", iterations=0)
+    assert gap(cpu, first.run_method(method)) > 0.02, "what is learned is far above the tolerance"
+    assert gap(cpu, gpu) < 1e-3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", ["ftd", "tesla with soft labels", "datm", "ast"])
+@pytest.mark.parametrize("goes_on", ["cuda", "cpu"])
+def test_a_checkpoint_of_a_gpu_is_gone_on_with(case: str, goes_on: str, tmp_path: Path) -> None:
+    whole, method = placed(case, "cpu", iterations=4)
+    expected = whole.run_method(method)
+    place: dict[str, Any] = dict(run=RunFolder(tmp_path), key="cell")
+    part, method = placed(case, GPU, iterations=4, **place)
+    part.budget = StopAfter(2)  # type: ignore[assignment]
+    cut = part.run_method(method)
+    assert cut.card.partial and gap(cut, expected) > 0.01
+    last, method = placed(case, GPU if goes_on == "cuda" else "cpu", iterations=4, **place)
+    made = last.run_method(method)
+    assert not made.card.partial and made.card.cost.iterations == 4
+    assert gap(made, expected) < 1e-3
+
+
+def steps_of_a_student(device: str, kind: str) -> dict[str, Any]:
+    """What :func:`matched` is given, in float64, equal on every device."""
+    rng = torch.Generator().manual_seed(3)
+    size = Student("ConvNetD2W4", (3, 8, 8), 3, kind).flat.size
+
+    def normal(*shape: int, scale: float = 1.0) -> Tensor:
+        return scale * torch.randn(shape, dtype=torch.float64, generator=rng).to(device)
+
+    start = normal(size, scale=0.2)
+    goals = [Goal(2, start + normal(size, scale=0.05), 0.5), Goal(3, start + normal(size, scale=0.05))]
+    labels = torch.tensor([0, 1, 2, 0, 1]).to(device) if kind == "ids" else normal(5, 3)
+    chosen = [torch.tensor(rows).to(device) for rows in ([4, 0, 1, 2, 3], [2, 0, 3], [1, 4, 3, 0])]
+    return dict(
+        start=start,
+        goals=goals,
+        images=normal(5, 3, 8, 8),
+        labels=labels.softmax(1) if kind == "probabilities" else labels,
+        step_size=torch.tensor(0.1, dtype=torch.float64).to(device),
+        batch=lambda i, x, y: (x[chosen[i]], y[chosen[i]]),
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("chunk", [None, 2])
+@pytest.mark.parametrize("kind", LABELS)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_gpu_gives_the_gradients_of_the_cpu(way: str, kind: str, chunk: int | None) -> None:
+    shape = (3, 8, 8)
+    more = dict(factor=0.7, momentum=0.5)
+    want = matched(way, Student("ConvNetD2W4", shape, 3, kind), **steps_of_a_student("cpu", kind), **more)
+    student = Student("ConvNetD2W4", shape, 3, kind, steps=3, batch=5, device=GPU, chunk=chunk)
+    got = matched(way, student, **steps_of_a_student(GPU, kind), **more)
+    pairs = [(got.loss, want.loss), (got.images, want.images), (got.step_size, want.step_size)]
+    pairs += [(got.end, want.end), *zip(got.parts, want.parts, strict=True)]
+    assert (got.labels is None) == (want.labels is None) == (kind == "ids")
+    if got.labels is not None and want.labels is not None:
+        pairs.append((got.labels, want.labels))
+    for mine, theirs in pairs:
+        assert mine.device.type == GPU
+        torch.testing.assert_close(mine.cpu(), theirs, rtol=1e-9, atol=1e-11)
+    assert float(want.images.abs().max()) > 1e-3

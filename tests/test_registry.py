@@ -609,19 +609,80 @@ def test_a_row_for_any_data_set_comes_before_that_of_another_data_set(plugin: Pl
     assert own.note == "recipe authors of cifar10 ipc 10, the nearest to cifar10 ipc 6"
 
 
+FORMS = """
+RECIPES = {
+    ("authors", "imagenette", 1): dict(iterations=1),
+    ("authors", "imagenette", 10): dict(iterations=10),
+    ("authors", "imagenette?resize=squash", 10): dict(iterations=11),
+    ("authors", "tiny_imagenet", 100): dict(iterations=100),
+    ("any", None, 10): dict(iterations=4),
+    ("any", "imagenette", None): dict(iterations=5),
+    ("cpu", "imagenette", None): dict(iterations=2),
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("recipe", "dataset", "ipc", "name", "iterations", "note"),
+    [
+        ("authors", "imagenette?resize=squash", 1, "authors", 1, ""),
+        ("auto", "imagenette?resize=squash", 1, "authors", 1, ""),
+        ("auto", "imagenette?resize=squash", 10, "authors", 11, ""),  # an exact row for the form
+        ("auto", "imagenette", 10, "authors", 10, ""),
+        ("auto", "imagenette?resize=crop", 10, "authors", 10, ""),
+        ("any", "imagenette?resize=squash", 10, "any", 5, ""),  # any ipc of it comes before any data set
+        ("cpu", "imagenette?resize=squash", 7, "cpu", 2, ""),
+        ("authors", "imagenette?resize=squash", 2, "authors", 1,
+         "recipe authors of imagenette ipc 1, the nearest to imagenette?resize=squash ipc 2"),
+        ("authors", "imagenette?resize=squash", 20, "authors", 11,
+         "recipe authors of imagenette?resize=squash ipc 10, the nearest to imagenette?resize=squash ipc 20"),
+        ("authors", "imagenette?resize=crop", 20, "authors", 10,
+         "recipe authors of imagenette ipc 10, the nearest to imagenette?resize=crop ipc 20"),
+        ("auto", "imagewoof?resize=squash", 1, "authors", 1,
+         "recipe authors of imagenette ipc 1, the nearest to imagewoof?resize=squash ipc 1"),
+        ("auto", "mnist?side=9", 1, "defaults", None, "no recipe of nothing fits mnist?side=9; its defaults are used"),
+    ],
+)  # fmt: skip
+def test_a_form_of_a_data_set_takes_its_own_row_or_those_of_the_data_set(
+    plugin: Plugin, recipe: str, dataset: str, ipc: int, name: str, iterations: int | None, note: str
+) -> None:
+    plugin("nothing", METHOD.partition("RECIPES = {")[0] + FORMS)
+    found = registry.resolve_recipe("nothing", recipe, dataset, ipc)
+    settings = {} if iterations is None else {"iterations": iterations}
+    assert (found.name, found.settings, found.note) == (name, settings, note)
+
+
+def test_the_recipes_that_a_form_of_a_data_set_has_are_listed(plugin: Plugin) -> None:
+    plugin("nothing", METHOD.partition("RECIPES = {")[0] + FORMS)
+    with pytest.raises(LookupError) as refused:
+        registry.resolve_recipe("nothing", "autors", "imagenette?resize=squash", 1)
+    assert str(refused.value) == (
+        "method 'nothing' has no recipe 'autors' for imagenette?resize=squash at ipc 1; for imagenette?resize=squash it "
+        "has: authors (ipc 1, 10), any (any ipc), cpu (any ipc) (always: auto, defaults)"
+    )
+
+
+@pytest.mark.parametrize("recipe", ["authors", "auto"])
+def test_the_form_that_mtt_names_has_the_settings_of_its_authors(recipe: str) -> None:
+    form = registry.resolve_recipe("mtt", recipe, "imagenette?resize=squash", 1)
+    assert form == registry.resolve_recipe("mtt", "authors", "imagenette", 1)
+    assert form.note == "" and form.settings["syn_steps"] == 20
+
+
 DATASETS = ["digits", "mnist", "cifar10", "cifar100", "svhn", "tiny_imagenet", "imagenette"]
+SQUASHED = "imagenette?resize=squash"
 
 
 @given(
     st.dictionaries(
         st.tuples(
             st.sampled_from(["authors", "released", "cpu"]),
-            st.sampled_from([None, *DATASETS, "gone"]),
+            st.sampled_from([None, *DATASETS, SQUASHED, "gone"]),
             st.none() | st.integers(0, 200),
         ),
         st.builds(dict, iterations=st.integers(1, 9)),
     ),
-    st.sampled_from([*DATASETS, "imagefolder:/somewhere", ""]),
+    st.sampled_from([*DATASETS, SQUASHED, "imagefolder:/somewhere", "imagefolder:/somewhere?size=64", ""]),
     st.integers(0, 2000),
 )
 def test_auto_always_finds_the_same_recipe_and_an_exact_row_wins(
@@ -630,7 +691,7 @@ def test_auto_always_finds_the_same_recipe_and_an_exact_row_wins(
     with mock.patch.object(registry, "recipes", lambda name: rows):
         found = registry.resolve_recipe("random", "auto", dataset, ipc)
         assert found == registry.resolve_recipe("random", "auto", dataset, ipc)
-        fits = [k for k in rows if k[1] in (dataset, None) and k[2] in (ipc, None)]
+        fits = [k for k in rows if k[1] in (dataset, dataset.partition("?")[0], None) and k[2] in (ipc, None)]
         exact = rows.get(("authors", dataset, ipc))
         assert exact is None or (found.name, found.settings, found.note) == ("authors", exact, "")
         assert bool(found.note) == (bool(rows) and not fits)

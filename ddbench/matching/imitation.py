@@ -196,8 +196,9 @@ def imitate(
         torch.optim.SGD([step_size], lr=s.step_size_lr, momentum=s.momentum),
     ]
     order = torch.arange(len(experts))
-    skipped = torch.zeros((), dtype=torch.int64)
-    state: list[Any] = [images, step_size, order, skipped]
+    counts = torch.zeros(2, dtype=torch.int64)  # kept with the state, so that a resumed run knows both
+    done, skipped = counts.unbind()
+    state: list[Any] = [images, step_size, order, counts]
     if edits.label_lr is not None:
         labels.requires_grad_()
         optimisers.append(torch.optim.SGD([labels], lr=edits.label_lr, momentum=edits.label_momentum))
@@ -216,8 +217,8 @@ def imitate(
             program=Program(step_size.detach().to("cpu", copy=True).view(1)),
         )
 
-    it = -1
     for it in task.loop(s.iterations, [*state, *optimisers], show=finished):
+        done += 1
         if it % len(experts) == 0:
             order.copy_(torch.randperm(len(experts), generator=task.rng("experts")))
         expert = int(order[it % len(experts)])
@@ -266,7 +267,7 @@ def imitate(
     if int(skipped):
         task.note(
             "skipped",
-            f"{int(skipped)} of {it + 1} iterations had a loss above {edits.threshold:g} and changed nothing",
+            f"{int(skipped)} of {int(done)} iterations had a loss above {edits.threshold:g} and changed nothing",
         )
     return finished()
 

@@ -6,7 +6,8 @@ import importlib
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ddbench.matching import imitation
 from ddbench.matching.trajectories import Goal, Matched, Student, inner_loss, matched
 from ddbench.nets.build import skeleton
 from ddbench.nets.flat import Flat
+from ddbench.store import RunFolder
 from ddbench.train.networks import gradient_penalty
 
 TRAIN = blobs("three", (1, 8, 8), 3, (40, 2), seed=3).train
@@ -406,6 +408,53 @@ def test_the_loop_equals_ast_written_out(settings: dict[str, Any]) -> None:
     assert not torch.allclose(images, start, atol=1e-3)
     assert got.targets.soft is None and got.targets.ids is not None
     assert got.targets.ids.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+class Killed(Exception):
+    pass
+
+
+@dataclass(eq=False)
+class Logged(ExpertTask):
+    """Keeps what is logged; dies as it begins iteration ``dies_at``, as a killed process would after its last checkpoint."""
+
+    dies_at: int = -1
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def loop(self, total: int, state: Sequence[Any] = (), show: Any = None) -> Iterator[int]:
+        for it in super().loop(total, state, show):
+            if it == self.dies_at:
+                raise Killed
+            yield it
+
+    def log(self, **values: float | Tensor) -> None:
+        self.rows.append({k: float(torch.as_tensor(v).detach()) for k, v in values.items()})
+        super().log(**values)
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    """With disturbed starts, balanced losses, matches on the way and a student with momentum."""
+    settings: dict[str, Any] = dict(
+        iterations=7, expert_epochs=3, middle="adaptive", batch_syn=4, augment="dsa", step_size_lr=1e-5
+    )
+    made = ast(**settings)
+    assert made.perturb and made.balance and made.student_momentum == 0.9
+    whole = Logged(TRAIN, 2, 5)
+    result = whole.run_method(made)
+    place: dict[str, Any] = dict(run=RunFolder(tmp_path), key="cell", checkpoint_every_s=0.0)
+    rows: list[dict[str, float]] = []
+    for dies_at in (2, 5):  # inside passes over the 3 experts
+        with pytest.raises(Killed):
+            (killed := Logged(TRAIN, 2, 5, dies_at=dies_at, **place)).run_method(made)
+        rows += killed.rows
+    last = Logged(TRAIN, 2, 5, **place)
+    resumed = last.run_method(made)
+    assert len(last.rows) == 2 and rows + last.rows == whole.rows
+    assert torch.equal(resumed.tensors["images"], result.tensors["images"])
+    assert resumed.program is not None and result.program is not None
+    assert torch.equal(resumed.program.step_sizes, result.program.step_sizes)
+    assert float(result.program.step_sizes) != pytest.approx(made.step_size, rel=1e-6)
+    assert resumed.fingerprint() == result.fingerprint() and resumed.card.cost.iterations == 7
 
 
 # ------------------------------------------------------------------------------------------------ experts and settings

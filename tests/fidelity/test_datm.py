@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from ddbench.matching import imitation
 from ddbench.matching.trajectories import Goal, Matched, Student, inner_loss, matched
 from ddbench.nets.build import skeleton
 from ddbench.nets.flat import Flat
+from ddbench.store import RunFolder
 
 TRAIN = blobs("three", (1, 8, 8), 3, (40, 2), seed=3).train
 NETWORK = "ConvNetD1W4"
@@ -218,6 +220,41 @@ def test_a_loss_above_the_threshold_or_no_number_changes_nothing(monkeypatch: py
     assert task.result.card.notes["skipped"] == "3 of 6 iterations had a loss above 1 and changed nothing"
 
 
+class Looks:
+    """A time budget that is used up when it was asked ``times`` times."""
+
+    left_s = None
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def used_up(self) -> bool:
+        self.times -= 1
+        return self.times < 0
+
+
+@pytest.mark.parametrize(("looks", "note"), [((3,), "2 of 3"), ((3, 0), "2 of 3"), ((3, 1), "3 of 4")])
+def test_a_run_cut_by_its_time_budget_counts_the_iterations_that_were_done(
+    looks: tuple[int, ...], note: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a resumed one finds its budget used up at once."""
+    coming = iter([1.5, 0.5, 2.0, 3.0, 0.5, 0.5])
+
+    def made_up(*given: Any, **named: Any) -> Matched:
+        loss = torch.tensor(next(coming))
+        zeros = [torch.zeros_like(t) for t in given[4:7]]
+        return Matched(loss, (loss,), *zeros, given[2])
+
+    monkeypatch.setattr(imitation, "matched", made_up)
+    for times in looks:
+        task = ExpertTask(TRAIN, 2, 0, run=RunFolder(tmp_path), key="cell")
+        task.budget = Looks(times)  # type: ignore[assignment]
+        made = task.run_method(datm(iterations=6))
+        assert made.card.partial
+    assert made.card.notes["skipped"] == f"{note} iterations had a loss above 1 and changed nothing"
+    assert made.card.cost.iterations == sum(looks)
+
+
 def test_nothing_is_noted_where_nothing_was_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     task = with_losses(monkeypatch, [0.9, 1.09], threshold=1.1)
     assert task.result is not None and "skipped" not in task.result.card.notes
@@ -306,6 +343,36 @@ def test_a_search_that_ends_short_goes_on_with_the_next_expert_and_later_classes
     assert task._notes == {}
 
 
+def test_a_later_class_begins_with_the_last_expert_and_goes_on_from_the_second_through_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The authors' counter restarts for every class, and the loaded expert stays: 2, then 1, 2, 3, 0."""
+    zero, one, two = orders()
+    rights = [
+        {1: {one[2]}, 2: {two[7], two[8], two[9]}},
+        {1: {one[1]}, 2: every(2)},
+        {0: every(0), 1: {one[9]}, 2: every(2)},
+        {2: every(2)},
+    ]
+    chosen, asked, task = search(monkeypatch, rights, 3)
+    assert asked == [*(0, 1, 2), *(2, 1, 2, 3, 0), 0]
+    assert chosen == [*zero[:3], one[9], one[1], one[2], two[7], two[8], two[9]]
+    assert task._notes == {}
+
+
+@pytest.mark.parametrize(("third", "asked"), [({}, [2, 1, 2, 3, 0]), ({5}, [2, 1])])
+def test_the_second_class_that_runs_short_meets_the_second_expert_next(
+    monkeypatch: pytest.MonkeyPatch, third: set[int], asked: list[int]
+) -> None:
+    _, one, _ = orders()
+    first = {0: every(0), 1: {one[30]}, 2: every(2)}
+    rights = [{2: every(2)}, {1: {one[i] for i in third}, 2: every(2)}, first, {2: every(2)}]
+    chosen, given, task = search(monkeypatch, rights, 2)
+    assert given[:3] == [0, 1, 2] and given[3:-1] == asked and given[-1] == asked[-1]
+    assert chosen[2:4] == [one[30], one[5] if third else one[0]]
+    assert ("init" in task._notes) == (not third)
+
+
 def test_too_few_images_that_an_expert_has_right_are_filled_up_with_a_note(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -313,7 +380,7 @@ def test_too_few_images_that_an_expert_has_right_are_filled_up_with_a_note(
     right = {0: every(0), 1: {one[4]}, 2: every(2)}
     chosen, asked, task = search(monkeypatch, [right, {}], 3)
     assert chosen == [*zero[:3], one[4], one[0], one[1], *two[:3]]
-    assert asked == [0, 0, 1, 1, 0]
+    assert asked == [*(0,), *(0, 1, 0), *(0,)]
     assert task._notes["init"] == (
         "the 2 experts have fewer than 3 images right: 1 of class 1; random images fill up"
     )
@@ -376,17 +443,20 @@ def plain_datm(made: Any, task: ExpertTask, experts: MadeExperts) -> tuple[Tenso
         return torch.func.functional_call(net, named, (x,))
 
     mean, std = train.mean[0], train.std[0]
-    rng, last, chosen = task.rng("init"), 0, []
+    rng, loaded, chosen = task.rng("init"), 0, []
     for c in range(train.classes):
         pool = train.of_class(c)
         pool = pool[torch.randperm(len(pool), generator=rng)]
         kept: list[int] = []
+        turn = 0  # restarts for every class; what is loaded stays
         while len(kept) < ipc:
             x = (train.images[pool].float() / 255 - mean) / std
-            for i, z in zip(pool.tolist(), logits(experts.states[last, -1], x), strict=True):
+            for i, z in zip(pool.tolist(), logits(experts.states[loaded, -1], x), strict=True):
                 if int(z.argmax()) == c and i not in kept and len(kept) < ipc:
                     kept.append(i)
-            last += len(kept) < ipc
+            if len(kept) < ipc:
+                turn += 1
+                loaded = turn % len(experts)
         chosen += kept
     images = (train.images[chosen].float() / 255 - mean) / std
     ids = train.labels[chosen]
@@ -465,6 +535,65 @@ def test_the_loop_equals_datm_written_out(settings: dict[str, Any]) -> None:
     assert not torch.allclose(got.tensors["images"], start.tensors["images"], atol=1e-3)
 
 
+class Killed(Exception):
+    pass
+
+
+@dataclass(eq=False)
+class Fragile(ExpertTask):
+    """Dies as it begins iteration ``dies_at``, as a killed process would after its last checkpoint."""
+
+    dies_at: int = 0
+
+    def loop(self, total: int, state: Sequence[Any] = (), show: Any = None) -> Iterator[int]:
+        for it in super().loop(total, state, show):
+            if it == self.dies_at:
+                raise Killed
+            yield it
+
+
+@pytest.mark.parametrize("how", ["killed", "cut by its budget"])
+def test_a_run_that_ended_early_goes_on_to_the_same_bits(how: str, tmp_path: Path) -> None:
+    """With learned labels, a growing window and iterations before and after the cut that change nothing."""
+    settings: dict[str, Any] = dict(
+        iterations=11,
+        first_max_start_epoch=1,
+        expansion=4,
+        max_start_epoch=4,
+        batch_syn=4,
+        augment="dsa",
+        image_lr=10.0,
+        step_size_lr=1e-4,
+        label_lr=2.0,
+        threshold=0.6,
+    )
+    whole = Watched(TRAIN, 2, 5)
+    result = whole.run_method(datm(**settings))
+    skips = [row["skipped"] for row in whole.logged]
+    assert 0 < skips[4] < skips[-1] < 11, "some are skipped on both sides of the cut, and not all"
+    place: dict[str, Any] = dict(run=RunFolder(tmp_path), key="cell", checkpoint_every_s=0.0)
+    if how == "killed":
+        with pytest.raises(Killed):
+            Fragile(TRAIN, 2, 5, dies_at=5, **place).run_method(datm(**settings))
+    else:
+        part = ExpertTask(TRAIN, 2, 5, **place)
+        part.budget = Looks(5)  # type: ignore[assignment]
+        cut = part.run_method(datm(**settings))
+        assert cut.card.partial and cut.fingerprint() != result.fingerprint()
+    resumed = Watched(TRAIN, 2, 5, **place)
+    made = resumed.run_method(datm(**settings))
+    assert [row["skipped"] for row in resumed.logged] == skips[5:]
+    assert made.fingerprint() == result.fingerprint() and made.card.cost.iterations == 11
+    assert made.targets.soft is not None and result.targets.soft is not None
+    assert torch.equal(made.targets.soft, result.targets.soft)
+    assert torch.equal(made.tensors["images"], result.tensors["images"])
+    assert made.program is not None and result.program is not None
+    assert torch.equal(made.program.step_sizes, result.program.step_sizes)
+    assert all(map(torch.equal, resumed.seen[-1], whole.seen[-1])), "momenta, too"
+    assert made.card.notes["skipped"] == result.card.notes["skipped"]
+    assert made.card.notes["skipped"].startswith(f"{int(skips[-1])} of 11 iterations")
+
+
 def test_start_epochs_stay_inside_the_window() -> None:
     task = Watched(TRAIN, 2, 0)
     made = datm(
@@ -520,7 +649,12 @@ def test_settings_that_cannot_be_are_refused_before_experts_are_trained(
 
 
 def test_the_last_start_epoch_may_just_reach_the_experts_end() -> None:
-    datm(max_start_epoch=5).distill(ExpertTask(TRAIN, 2, 0))
+    task = Watched(TRAIN, 2, 0)
+    datm(max_start_epoch=5, iterations=20, syn_steps=1).distill(task)
+    assert {row["start_epoch"] for row in task.logged} == {0, 1, 2, 3, 4}
+    assert task.made is not None
+    ends = {epoch for _, epoch in task.made.read} - {-1}
+    assert max(ends) == 6 == task.made.recipe.epochs
 
 
 def test_the_experts_are_those_of_ftd_for_100_epochs() -> None:
@@ -586,4 +720,7 @@ def test_every_row_of_the_authors_is_in_the_table() -> None:
 def test_digits_start_inside_their_experts() -> None:
     for ipc in (1, 10):
         found = registry.resolve_recipe("datm", "digits", "digits", ipc)
-        registry.get("methods", "datm")(**found.settings)._check()
+        made = registry.get("methods", "datm")(**found.settings)
+        made._check()
+        ends = {made.starts(it)[1] - 1 + made.expert_epochs for it in range(made.iterations)}
+        assert found.note == "" and max(ends) <= made.train_epochs == made.expert_recipe().epochs
