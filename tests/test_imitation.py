@@ -697,8 +697,8 @@ def steps_of_a_student(device: str, kind: str) -> dict[str, Any]:
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
         return scale * torch.randn(shape, dtype=torch.float64, generator=rng).to(device)
 
-    start = normal(size, scale=0.2)
-    goals = [Goal(2, start + normal(size, scale=0.05), 0.5), Goal(3, start + normal(size, scale=0.05))]
+    start = normal(size, scale=0.3)
+    goals = [Goal(2, start + normal(size, scale=0.02), 0.5), Goal(3, start + normal(size, scale=0.02))]
     labels = torch.tensor([0, 1, 2, 0, 1]).to(device) if kind == "ids" else normal(5, 3)
     chosen = [torch.tensor(rows).to(device) for rows in ([4, 0, 1, 2, 3], [2, 0, 3], [1, 4, 3, 0])]
     return dict(
@@ -706,7 +706,7 @@ def steps_of_a_student(device: str, kind: str) -> dict[str, Any]:
         goals=goals,
         images=normal(5, 3, 8, 8),
         labels=labels.softmax(1) if kind == "probabilities" else labels,
-        step_size=torch.tensor(0.1, dtype=torch.float64).to(device),
+        step_size=torch.tensor(1.0, dtype=torch.float64).to(device),
         batch=lambda i, x, y: (x[chosen[i]], y[chosen[i]]),
     )
 
