@@ -137,6 +137,36 @@ def _settings_text(settings: dict[str, Any]) -> str:
     return " ".join(f"{k}={v}" for k, v in settings.items()) or "none"
 
 
+def _texts(notes: dict[str, Any]) -> dict[str, str]:
+    """Notes of a card as lines of text."""
+    return {
+        f"note ({k})": ", ".join(str(x) for x in v) if isinstance(v, (list, tuple)) else str(v)
+        for k, v in notes.items()
+    }
+
+
+def _numbers(distilled: Any) -> dict[str, Any]:
+    """Learned step sizes and the eps of a whitened space, where a set has them."""
+    zca = None if distilled.space is None else distilled.space.zca
+    return {
+        "step_sizes": None if distilled.program is None else distilled.program.step_sizes.tolist(),
+        "zca_eps": None if zca is None else zca.eps,
+    }
+
+
+def _beside(distilled: Any) -> dict[str, str]:
+    """What only some sets have: learned step sizes, a whitened space, seconds of teachers or experts."""
+    found, numbers = {}, _numbers(distilled)
+    if sizes := numbers["step_sizes"]:
+        low, high = f"{min(sizes):.4g}", f"{max(sizes):.4g}"
+        found["learned step size"] = low if len(sizes) == 1 else f"{len(sizes)}, from {low} to {high}"
+    if numbers["zca_eps"] is not None:
+        found["space"] = f"whitened (zca eps {numbers['zca_eps']:g})"
+    if distilled.card.cost.teacher_s > 0:
+        found["seconds of networks on real data"] = f"{distilled.card.cost.teacher_s:.1f}"
+    return found
+
+
 def _size_mib(flag: str, text: str | None) -> float | None:
     from ddbench import store
 
@@ -351,6 +381,7 @@ def show(
             _say(as_json, rows, _table(rows))
             return
     made: list[dict[str, Any]] = []
+    besides = []
     for path in chosen:
         distilled = sets.read(path)
         card, size = distilled.card, budget.byte_count(distilled)
@@ -364,6 +395,7 @@ def show(
                 f"{out.stem}-{card.method}-ipc{card.ipc}-seed{card.seed}{out.suffix or '.png'}"
             )
         pictures.distilled_sheet(distilled, real, picture, decoded=decoded, per_class=per_class)
+        besides.append(_beside(distilled))
         made.append(
             {
                 "set": str(path),
@@ -378,17 +410,20 @@ def show(
                 "bytes": size.total,
                 "label_bytes": size.labels,
                 "distil_s": round(card.cost.wall_s, 2),
+                "teacher_s": round(card.cost.teacher_s, 2),
+                **_numbers(distilled),
                 "settings": dict(card.settings),
                 "notes": dict(card.notes),
             }
         )
     texts = [
         _facts(
-            {k: v for k, v in m.items() if k != "notes"}
+            {k: v for k, v in m.items() if k not in ("notes", "teacher_s", "step_sizes", "zca_eps")}
+            | beside
             | {"settings": _settings_text(m["settings"])}
-            | {f"note ({k})": v for k, v in m["notes"].items()}
+            | _texts(m["notes"])
         )
-        for m in made
+        for m, beside in zip(made, besides, strict=True)
     ]
     _say(as_json, made, "\n\n".join(texts))
 
@@ -633,23 +668,32 @@ def experts_() -> None:
     """
 
 
-def _expert_row(entry: Any) -> dict[str, Any]:
+def _recipe_text(recipe: dict[str, Any]) -> str:
+    """What differs from the defaults of a recipe; ``recipe`` as JSON has it."""
     import dataclasses
 
-    from ddbench.board import human_bytes
     from ddbench.contract import TeacherRecipe
 
-    plain = dataclasses.asdict(TeacherRecipe())
+    plain = json.loads(json.dumps(dataclasses.asdict(TeacherRecipe())))  # tuples are lists there
     apart = ("network", "epochs", "count")
-    recipe = {k: v for k, v in entry.recipe.items() if k not in apart and v != plain.get(k, v)}
+    found = {k: v for k, v in recipe.items() if k not in apart and (k not in plain or v != plain[k])}
+    factors = found.get("early_factors", ())
+    if len(factors) > 3:
+        found["early_factors"] = f"{factors[0]:g}..{factors[-1]:g} ({len(factors)})"
+    return _settings_text(found) if found else "defaults"
+
+
+def _expert_row(entry: Any) -> dict[str, Any]:
+    from ddbench.board import human_bytes
+
     accuracies = entry.accuracies
     return {
         "fingerprint": entry.fingerprint,
-        "data set": entry.dataset,
-        "network": entry.network,
-        "recipe": " ".join(f"{k}={v}" for k, v in recipe.items()) or "defaults",
+        "data set": entry.dataset or "damaged",
+        "network": entry.recipe.get("network", ""),
+        "recipe": "experts.json cannot be read" if entry.damaged else _recipe_text(entry.recipe),
         "experts": len(accuracies),
-        "epochs": entry.epochs,
+        "epochs": entry.recipe.get("epochs", ""),
         "size": human_bytes(entry.size_bytes),
         "accuracy %": f"{100 * sum(accuracies) / len(accuracies):.1f}" if accuracies else "",
         "seconds": f"{entry.train_s:.1f}",
@@ -670,6 +714,7 @@ def _expert_document(entry: Any) -> dict[str, Any]:
 def experts_list(as_json: bool) -> None:
     """Experts in the cache, one line a recipe: how many are done, their mean accuracy, what is under way.
 
+    A folder whose experts.json cannot be read is listed as damaged: remove it, or make the experts again, which mends it.
     Only what differs from the defaults of a recipe is shown of it; --json has all.
     """
     from ddbench import store
@@ -717,7 +762,7 @@ def experts_list(as_json: bool) -> None:
     option(
         "--budget",
         metavar="SIZE",
-        help="bytes that they may take, such as 8G (default: DDBENCH_EXPERTS_BUDGET, else what the disk has)",
+        help="bytes that those of this recipe may take, such as 8G (default: DDBENCH_EXPERTS_BUDGET, else what the disk has)",
     ),
     option("--time-budget", metavar="TIME", help="stop after so long, such as 9m; run again to go on"),
     option(
@@ -746,11 +791,17 @@ def experts_make(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Train the experts that a method would use, so that runs find them; a killed training goes on where it was."""
-    from ddbench import plan
+    """Train the experts that a method would use, so that runs find them; a killed training goes on where it was.
+
+    What is printed is of the experts that were asked for, trained now or found.
+    """
+    import dataclasses
+
+    from ddbench import plan, registry
 
     _data_root(data_root)
     _plugins(plugins)
+    registry.parts(method)  # METHOD is no flag, as the plan would have it
     chosen = plan.from_flags(
         methods=[method],
         datasets=[dataset],
@@ -774,14 +825,19 @@ def experts_make(
         cloup.echo(note, err=True)
     try:
         budget_bytes = None if size is None else int(size * 2**20)
-        made = runner.Session(context).experts(cell.distil, count, budget_bytes)
+        made: Any = runner.Session(context).experts(cell.distil, count, budget_bytes)
     except runner.BudgetUsedUp as stopped:
         cloup.echo(f"error: {stopped}; run again to go on", err=True)
         raise _Failed(1) from None
-    (entry,) = (e for e in experts.stored() if e.fingerprint == made.fingerprint)
-    row = {**_expert_row(entry), "folder": str(entry.path)}
-    row["experts"] = f"{len(made)} ({len(entry.accuracies)} in all)"
-    _say(as_json, _expert_document(entry), _facts({k: v for k, v in row.items() if v != ""}))
+    there = experts.look(made.folder)
+    asked = dataclasses.replace(
+        there, accuracies=made.accuracies, train_s=made.train_s, size_bytes=made.size_bytes
+    )
+    in_all, now = len(there.accuracies), made.trained
+    row = {**_expert_row(asked), "folder": str(there.path)}
+    row["experts"] = f"{len(made)} ({now} trained now, {len(made) - now} found; {in_all} in all)"
+    document = {**_expert_document(asked), "trained_now": now, "in_all": in_all}
+    _say(as_json, document, _facts({k: v for k, v in row.items() if v != ""}))
 
 
 @experts_.command(
@@ -794,15 +850,17 @@ def experts_make(
 @option("--dry-run", is_flag=True, help="only say what would go")
 @_as_json
 def experts_remove(fingerprints: tuple[str, ...], everything: bool, dry_run: bool, as_json: bool) -> None:
-    """Remove experts from the cache; those that a process is training just now stay."""
+    """Remove experts from the cache; with --all, those that a process is training just now stay."""
     from ddbench.board import human_bytes
     from ddbench.train import experts
 
     if everything == bool(fingerprints):
         given = "--all and fingerprints were both given" if everything else "nothing was named"
         raise ValueError(f"{given}; expected fingerprints, or --all (see: ddbench experts list)")
-    names = [entry.fingerprint for entry in experts.stored()] if everything else fingerprints
-    gone = experts.remove(names, dry_run=dry_run)
+    if everything:
+        gone, left = experts.remove_all(dry_run=dry_run)
+    else:
+        gone, left = experts.remove(fingerprints, dry_run=dry_run), []
     word = "would remove" if dry_run else "removed"
     total = human_bytes(sum(entry.size_bytes for entry in gone))
     _say(
@@ -810,6 +868,8 @@ def experts_remove(fingerprints: tuple[str, ...], everything: bool, dry_run: boo
         [_expert_document(entry) for entry in gone],
         f"{word} {_entries(len(gone))}, {total}\n{_table([_expert_row(entry) for entry in gone])}",
     )
+    for entry in left:
+        cloup.echo(f"left {entry.fingerprint}: a process is training its experts just now", err=True)
 
 
 # ------------------------------------------------------------------------------------------------ doctor, new-method
@@ -1284,22 +1344,25 @@ def distill(
         raise _Failed(1) from None
     finally:
         session.run.clear_locks()
+    made = sets.read(path)
     if out is not None:
-        sets.write(out, sets.read(path))
-    header = sets.read_header(path)
-    card = header["card"]
+        sets.write(out, made)
+    card = sets.read_header(path)["card"]
     facts = {
         "set": str(out or path),
         **{
             k: card[k]
             for k in ("method", "recipe", "dataset", "ipc", "seed", "partial", "cost", "settings", "notes")
         },
+        **_numbers(made),
     }
     if card["partial"] and not context.quiet:
         cloup.echo("the time budget ended before the distillation did; run again to go on", err=True)
     cost = {"distil_s": round(card["cost"]["wall_s"], 2), "peak_mib": round(card["cost"]["peak_mib"])}
-    shown = {k: v for k, v in facts.items() if k not in ("cost", "settings", "notes")} | cost
-    _say(as_json, facts, _facts(shown | {"settings": _settings_text(card["settings"])}))
+    apart = ("cost", "settings", "notes", "step_sizes", "zca_eps")  # told in other words
+    shown = {k: v for k, v in facts.items() if k not in apart} | cost
+    shown |= _beside(made) | {"settings": _settings_text(card["settings"])} | _texts(card["notes"])
+    _say(as_json, facts, _facts(shown))
 
 
 @cli.command(
@@ -1541,8 +1604,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             cli.main(given, prog_name="ddbench", standalone_mode=False, obj=out)
     except _Failed as failed:
         status = failed.status
-    except (cloup.Abort, KeyboardInterrupt):
-        cloup.echo("interrupted", err=True)
+    except (cloup.Abort, KeyboardInterrupt) as stopped:
+        # click makes an Abort of the KeyboardInterrupt, which may say what is kept
+        said = str(stopped.__cause__ if isinstance(stopped, cloup.Abort) else stopped)
+        cloup.echo(f"interrupted: {said}" if said not in ("", "None") else "interrupted", err=True)
         status = 130
     except cloup.ClickException as error:
         error.show()

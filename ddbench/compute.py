@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +76,10 @@ def loop_s(steps: int, multiply_adds: float) -> float:
 
 # ------------------------------------------------------------------------------------------------ compiling
 
+_T = TypeVar("_T")
 COMPILED: dict[Any, Program] = {}
+TRACED: dict[Any, dict[Any, Callable[..., Any]]] = {}
+"""Of each function, what was traced, by the shapes of its tensors."""
 _KEPT = 8
 _broken = False
 
@@ -93,10 +96,8 @@ class Program:
 def compile_(function: Callable[..., Any]) -> Callable[..., Any]:
     import torch._dynamo.config as dynamo  # heavy, and only where something is compiled
 
-    for limit in (
-        "recompile_limit",
-        "cache_size_limit",
-    ):  # counted over all networks: they share these few functions
+    # counted over all networks: they share these few functions
+    for limit in ("recompile_limit", "cache_size_limit"):
         if hasattr(dynamo, limit):
             setattr(dynamo, limit, max(256, getattr(dynamo, limit)))
     made: Callable[..., Any] = torch.compile(function, dynamic=False)
@@ -131,13 +132,17 @@ def warm(program: Program, what: Any, trial: Callable[[], None]) -> tuple[float,
 
 
 def remember(key: Any, make: Callable[[], Program]) -> Program:
-    if key not in COMPILED:
-        if len(COMPILED) >= _KEPT:
-            del COMPILED[next(iter(COMPILED))]
-        COMPILED[key] = make()
+    return _recalled(COMPILED, key, make)
+
+
+def _recalled(cache: dict[Any, _T], key: Any, make: Callable[[], _T]) -> _T:
+    if key not in cache:
+        if len(cache) >= _KEPT:
+            del cache[next(iter(cache))]
+        cache[key] = make()
     else:
-        COMPILED[key] = COMPILED.pop(key)  # the last used is the last to go
-    return COMPILED[key]
+        cache[key] = cache.pop(key)  # the last used is the last to go
+    return cache[key]
 
 
 class Compiled:
@@ -194,9 +199,7 @@ class Traced:
 
     def __init__(self, key: Any, function: Callable[..., Any], compiled: bool) -> None:
         self._function, self._compiled = function, compiled
-        self._graphs: dict[Any, Callable[..., Any]] = remember(
-            ("traced", compiled, key), lambda: Program(function, {})
-        ).owner
+        self._graphs = _recalled(TRACED, (compiled, key), dict)
 
     def __call__(self, *tensors: Tensor) -> Any:
         given = [t.detach().contiguous() for t in tensors]
@@ -214,7 +217,9 @@ class Traced:
                 warnings.simplefilter("ignore")
                 # a function of its own: a bound method's self would be counted as a tensor
                 graph: Callable[..., Any] = make_fx(lambda *tensors: self._function(*tensors))(*given)
-        except (RuntimeError, ImportError, AssertionError, NotImplementedError, TypeError) as error:
+        except (RuntimeError, ImportError) as error:
+            with torch.no_grad():
+                self._function(*given)  # if it is the function that fails, this does, too
             _log.warning(
                 "a function could not be traced (%s); it runs as it is, only slower", str(error)[:200]
             )

@@ -631,11 +631,11 @@ class TeacherRecipe:
     reset_optimiser: bool = False
     """Drop the momentum at each milestone, as a new optimiser does."""
     rho: float = 0.0
-    """Radius of GSAM's climb (dimensionless); 0: plain SGD."""
+    """Radius of GSAM's ascent (dimensionless); 0: plain SGD."""
     alpha: float = 0.4
-    """GSAM's share of the gradient's part orthogonal to the gradient after the climb (dimensionless; 0: SAM)."""
+    """GSAM's share of the gradient's part orthogonal to the gradient after the ascent (dimensionless; 0: SAM)."""
     adaptive: bool = True
-    """GSAM: scale the climb by the size of each weight (ASAM)."""
+    """GSAM: scale the ascent by the size of each weight (ASAM)."""
     early_factors: tuple[float, ...] = ()
     """Factor on the cross-entropy in the first epochs, one an epoch; 1 afterwards (AST's clipping loss)."""
     gradient_penalty: float = 0.0

@@ -425,13 +425,15 @@ class Session:
             budget_bytes: what their snapshots may take; see :func:`ddbench.train.experts.make_experts`.
 
         Raises:
-            ValueError: the method uses no experts, or see :func:`ddbench.train.experts.make_experts`.
+            ValueError: the method uses no experts, its ``check(task)`` refuses the settings, or see
+                :func:`ddbench.train.experts.make_experts`.
             BudgetUsedUp: the time ended first; the next call goes on.
         """
         from ddbench.train.experts import recipe_of  # late: most runs need none
 
         found = registry.resolve_recipe(cell.method, cell.recipe, cell.dataset, cell.ipc)
-        recipe = recipe_of(cell.method, registry.make(cell.method, {**found.settings, **cell.settings}))
+        made = registry.make(cell.method, {**found.settings, **cell.settings})
+        recipe = recipe_of(cell.method, made)
         context = self.context
         task = RunTask(
             self._real(cell.dataset).train,
@@ -442,6 +444,10 @@ class Session:
             budget=context.budget,
             quiet=context.quiet,
         )
+        if isinstance(made, registry.Wrapped):
+            made = made.wrapper.wrap(made.base)
+        if hasattr(made, "check"):  # else what a run refuses would be trained for
+            made.check(task)
         return task.experts(recipe if count is None else replace(recipe, count=count), budget_bytes)
 
     def _whole(self, path: Path) -> bool:

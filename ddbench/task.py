@@ -267,7 +267,7 @@ class RunTask:
         self._spent_before = 0.0
         self._started = time.perf_counter()
         self._teacher_s = self._teacher_wall = self._show_wall = 0.0
-        self._paid: dict[str, float] = {}
+        self._paid: dict[str, dict[str, float]] = {}
         self._method: Any = None
         self._bases: list[int] = []  # iterations of the loops before each loop
         self._resumed: dict[int, int] = {}  # iterations of each loop that its checkpoint had
@@ -323,7 +323,7 @@ class RunTask:
         with self._training("teachers") as told:
             found = train_networks(self.train, recipe, self.device, progress=told)
         for network in found:
-            self._pay(network.fingerprint, network.train_s)
+            self._pay("teachers", network.fingerprint, network.train_s)
         return found
 
     def experts(self, recipe: TeacherRecipe, budget_bytes: int | None = None) -> Experts:
@@ -332,7 +332,7 @@ class RunTask:
 
         with self._training("experts") as told:
             found = make_experts(self.train, recipe, self.device, progress=told, budget_bytes=budget_bytes)
-        self._pay(found.fingerprint, found.train_s)
+        self._pay("experts", found.fingerprint, found.train_s)
         return found
 
     @contextlib.contextmanager
@@ -352,11 +352,12 @@ class RunTask:
             yield told
         self._teacher_wall += time.perf_counter() - started
 
-    def _pay(self, fingerprint: str, train_s: float) -> None:
+    def _pay(self, what: str, fingerprint: str, train_s: float) -> None:
         """Seconds of networks that were used: asked for twice, paid for once; more of the same pay for what they add."""
-        paid = self._paid.get(fingerprint, 0.0)
-        self._paid[fingerprint] = max(paid, train_s)
-        self._teacher_s += self._paid[fingerprint] - paid
+        own = self._paid.setdefault(what, {})
+        paid = own.get(fingerprint, 0.0)
+        own[fingerprint] = max(paid, train_s)
+        self._teacher_s += own[fingerprint] - paid
 
     # -------------------------------------------------------------------------------------------- the loop
 
@@ -800,8 +801,8 @@ class RunTask:
             teacher_s=self._teacher_s,
         )
         notes = {**self.card.get("notes", {}), **distilled.card.notes, **self._notes}
-        if self._paid:
-            notes["teachers"] = sorted(self._paid)  # which networks decided: fingerprints of the cache
+        for what, paid in self._paid.items():
+            notes[what] = sorted(paid)  # which networks decided: fingerprints of the cache
         if self.partial:
             notes["partial"] = (
                 f"{progress.iterations} of {progress.total} iterations when the time budget was used up"

@@ -5,7 +5,7 @@ A protocol is mostly one :class:`TrainPlan`.  It is plain data, so that listing,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,11 +21,12 @@ def stepped_lr(lr: float, gamma: float, milestones: Iterable[int], epoch: int) -
     return lr * gamma ** sum(epoch >= m for m in milestones)
 
 
-def check_augment(name: str) -> None:
+def check_augment(name: str, known: Sequence[str] = AUGMENTS) -> None:
     """Raises:
-    ValueError: no name of an augmentation (``ddbench/augment/named.py`` says what they are)."""
-    if name not in AUGMENTS[:-1] and not (name.startswith("diffaug:") and name != AUGMENTS[-1]):
-        raise ValueError(f"augment is {name!r}; expected one of {', '.join(AUGMENTS)}")
+    ValueError: no name of an augmentation that is ``known`` (``ddbench/augment/named.py`` says what they are)."""
+    named = name.startswith("diffaug:") and name != AUGMENTS[-1]
+    if name == AUGMENTS[-1] or (name not in known and not named):
+        raise ValueError(f"augment is {name!r}; expected one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""AST: trajectory matching with strong experts that were made to move smoothly, and a student that has to bear more.
+"""AST: MTT with experts trained to move smoothly, a student with momentum and a disturbed start, and matches on the way.
 
 Source: the code (shenjiyuan123/AST-Alignment-with-Smooth-Expert, a fork of MTT) of Shen, Yang and Lam, "AST: Effective Dataset
 Distillation through Alignment with Smooth and High-Quality Expert Trajectories", arXiv:2310.10541.
@@ -26,9 +26,16 @@ import torch
 from torch import Tensor
 
 from ddbench.contract import DistilledSet, Experts, Task, TeacherRecipe
-from ddbench.matching.imitation import Edits, Settings, answers, expert_recipe, experts_for, imitate
 from ddbench.matching.sampling import class_labels, initial_images, take
 from ddbench.matching.selection import class_pools
+from ddbench.matching.trajectory_matching import (
+    Variant,
+    answers_on_real,
+    check_settings,
+    expert_recipe,
+    experts_for,
+    match_trajectories,
+)
 from ddbench.nets.flat import Flat
 from ddbench.registry import method
 
@@ -36,7 +43,6 @@ INITS = ("real", "noise", "kmeans")
 MIDDLES = ("equal", "adaptive", "none")
 _EARLY = tuple(round(0.5 + 0.05 * epoch, 2) for epoch in range(10))
 """Factors of the clipping loss, one an epoch."""
-_BLOCK = 1024
 
 
 @method(family="trajectory matching", paper="arXiv:2310.10541", labels="hard")
@@ -75,7 +81,7 @@ class AST:
     augment: str = "dsa"
     """Of the experts' batches and the student's: ``dsa`` | ``dsa-flip`` | ``none`` | ``diffaug:NAMES``; an image its own."""
     gradient: str = "adjoint"
-    """``adjoint`` (exact) | ``unroll`` (the same, all steps' graphs in memory) | ``tesla`` (approximate, see ``tesla``)."""
+    """``adjoint`` (exact) | ``unroll`` (the same, all steps in memory; no ``--memory-limit``) | ``tesla`` (approximate)."""
     zca: bool = False
     """Whiten by a ZCA with eps 0.1 on the [0, 1] scale, fitted on the training images."""
     experts: int = 100
@@ -116,28 +122,25 @@ class AST:
         )
 
     def distill(self, task: Task) -> DistilledSet:
-        self._check()
-        settings, train = Settings.of(self), task.train
-        class_pools(train, 1 if self.init == "noise" else task.ipc)  # says so before experts are trained
+        experts, train = experts_for(task, self), task.train
         flat = Flat(self.network, train.shape, train.classes)
-        edits = Edits(
+        variant = Variant(
             perturb=(lambda start: perturbed(flat, start, task.rng("perturb"))) if self.perturb else None,
             factor=(lambda t: balance_factor(t, self.max_start_epoch)) if self.balance else None,
             middle=middle_weights(self.middle, self.expert_epochs),
             student_momentum=self.student_momentum,
         )
-        experts = experts_for(task, self, INITS)
         if self.init == "kmeans":
             chosen = representatives(task, experts, flat)
             images = experts.space.real_to_input(take(train, chosen, task.device))
         else:
             images = initial_images(task, self.init, experts.space).flatten(0, 1)
-        return imitate(task, experts, settings, images, class_labels(task).flatten(), edits=edits)
+        return match_trajectories(task, experts, self, images, class_labels(task).flatten(), variant=variant)
 
-    def _check(self) -> None:
-        for name, known in (("init", INITS), ("middle", MIDDLES)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}")
+    def check(self, task: Task) -> None:
+        check_settings(task, self, INITS)
+        if self.middle not in MIDDLES:
+            raise ValueError(f"middle is {self.middle!r}; expected one of {', '.join(MIDDLES)}")
         if not 0 <= self.student_momentum < 1:
             raise ValueError(
                 f"student_momentum is {self.student_momentum}; expected a number from 0 to 1, 1 excluded"
@@ -187,10 +190,7 @@ def representatives(task: Task, experts: Experts, flat: Flat) -> Tensor:
     seed = int(torch.randint(2**31 - 1, (), generator=rng))
     chosen = []
     for pool in class_pools(train, task.ipc):
-        parts = [
-            answers(flat, state, experts.space.real_to_input(take(train, part, task.device))).cpu()
-            for part in torch.split(pool, _BLOCK)
-        ]
+        parts = [z.cpu() for _, z in answers_on_real(task, experts.space, flat, state, pool)]
         logits = torch.cat(parts).double().numpy()
         distinct = len(np.unique(logits, axis=0))  # images may be there twice; k-means wants other points
         centres = KMeans(min(task.ipc, distinct), n_init=10, random_state=seed).fit(logits).cluster_centers_

@@ -26,9 +26,17 @@ import torch
 from torch import Tensor
 
 from ddbench.contract import DistilledSet, Experts, Task, TeacherRecipe
-from ddbench.matching.imitation import Edits, Settings, answers, expert_recipe, experts_for, imitate
 from ddbench.matching.sampling import class_labels, initial_images, take
 from ddbench.matching.selection import class_pools
+from ddbench.matching.trajectory_matching import (
+    Variant,
+    answers,
+    answers_on_real,
+    check_settings,
+    expert_recipe,
+    experts_for,
+    match_trajectories,
+)
 from ddbench.nets.flat import Flat
 from ddbench.registry import method
 
@@ -80,7 +88,7 @@ class DATM:
     augment: str = "dsa"
     """Of the experts' batches and the student's: ``dsa`` | ``dsa-flip`` | ``none`` | ``diffaug:NAMES``; an image its own."""
     gradient: str = "adjoint"
-    """``adjoint`` (exact) | ``unroll`` (the same, all steps' graphs in memory) | ``tesla`` (approximate, see ``tesla``)."""
+    """``adjoint`` (exact) | ``unroll`` (the same, all steps in memory; no ``--memory-limit``) | ``tesla`` (approximate)."""
     zca: bool = False
     """Whiten by a ZCA with eps 0.1 on the [0, 1] scale, fitted on the training images."""
     experts: int = 100
@@ -92,11 +100,11 @@ class DATM:
     train_lr: float = 0.01
     """SGD step of the experts (dimensionless)."""
     rho: float = 0.01
-    """Radius of the climb in an expert's step (dimensionless); 0: plain SGD."""
+    """Radius of the ascent in an expert's step (dimensionless); 0: plain SGD."""
     alpha: float = 0.3
-    """Share of the gradient's part orthogonal to the gradient after the climb that a step leaves out (dimensionless)."""
+    """Share of the gradient's part orthogonal to the gradient after the ascent that a step leaves out (dimensionless)."""
     adaptive: bool = True
-    """Scale the climb by the size of each weight."""
+    """Scale the ascent by the size of each weight."""
     train_per_class: int = 0
     """Real images a class that the experts see (count); 0: all."""
     storage: str = "fp32"
@@ -117,24 +125,21 @@ class DATM:
         return self.min_start_epoch, top
 
     def distill(self, task: Task) -> DistilledSet:
-        self._check()
-        settings, train = Settings.of(self), task.train
-        class_pools(train, task.ipc)  # says so before experts are trained
+        experts, train = experts_for(task, self), task.train
         flat = Flat(self.network, train.shape, train.classes)
-        edits = Edits(
+        variant = Variant(
             window=self.starts,
             label_lr=self.label_lr,
             label_momentum=self.label_momentum,
             threshold=self.threshold,
         )
-        experts = experts_for(task, self, INITS)
         if self.init == "correct":
             chosen = rightly_classified(task, experts, flat)
             images = experts.space.real_to_input(take(train, chosen, task.device))
         else:
             images = initial_images(task, "real", experts.space).flatten(0, 1)
         labels = self._first_labels(task, experts, flat, images)
-        return imitate(task, experts, settings, images, labels, "logits", edits)
+        return match_trajectories(task, experts, self, images, labels, "logits", variant)
 
     def _first_labels(self, task: Task, experts: Experts, flat: Flat, images: Tensor) -> Tensor:
         """Logits (n, K)."""
@@ -151,10 +156,10 @@ class DATM:
             )
         return labels
 
-    def _check(self) -> None:
-        for name, known in (("init", INITS), ("label_init", LABEL_INITS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}")
+    def check(self, task: Task) -> None:
+        check_settings(task, self, INITS)
+        if self.label_init not in LABEL_INITS:
+            raise ValueError(f"label_init is {self.label_init!r}; expected one of {', '.join(LABEL_INITS)}")
         if self.first_max_start_epoch is not None and self.expansion < 1:
             raise ValueError(f"expansion is {self.expansion}; expected at least 1 iteration")
         low, top = self.min_start_epoch, self.max_start_epoch
@@ -163,12 +168,6 @@ class DATM:
             raise ValueError(
                 f"start epochs are from {low} on, below {first} at first and below {top} later; expected "
                 f"0 <= min_start_epoch < first_max_start_epoch <= max_start_epoch"
-            )
-        if top - 1 + self.expert_epochs > self.train_epochs:
-            raise ValueError(
-                f"experts of {self.train_epochs} epochs are too short: segments start at epoch {top - 1} at the latest and "
-                f"are {self.expert_epochs} long, which needs {top - 1 + self.expert_epochs}; raise train_epochs or lower "
-                f"max_start_epoch"
             )
         if not self.label_lr >= 0:
             raise ValueError(f"label_lr is {self.label_lr}; expected 0 or more")
@@ -217,9 +216,8 @@ def _search(
     for turn in range(len(experts) + 1):
         expert = first if turn == 0 else turn % len(experts)
         state = experts.state(expert, -1)
-        for block in torch.split(order, _BLOCK):
-            x = experts.space.real_to_input(take(task.train, block, task.device))
-            right = (answers(flat, state, x).argmax(1) == c).cpu()
+        for block, logits in answers_on_real(task, experts.space, flat, state, order, _BLOCK):
+            right = (logits.argmax(1) == c).cpu()
             kept.update(dict.fromkeys(block[right].tolist()))
             if len(kept) >= task.ipc:
                 return list(kept)[: task.ipc], expert

@@ -17,8 +17,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ddbench.contract import DistilledSet, Task, TeacherRecipe
-from ddbench.matching.imitation import Edits, Settings, expert_recipe, experts_for, imitate
 from ddbench.matching.sampling import class_labels, initial_images
+from ddbench.matching.trajectory_matching import (
+    Variant,
+    check_settings,
+    expert_recipe,
+    experts_for,
+    match_trajectories,
+)
 from ddbench.registry import method
 
 STORES = ("average", "raw")
@@ -56,7 +62,7 @@ class FTD:
     augment: str = "dsa"
     """Of the experts' batches and the student's: ``dsa`` | ``dsa-flip`` | ``none`` | ``diffaug:NAMES``; an image its own."""
     gradient: str = "adjoint"
-    """``adjoint`` (exact) | ``unroll`` (the same, all steps' graphs in memory) | ``tesla`` (approximate, see ``tesla``)."""
+    """``adjoint`` (exact) | ``unroll`` (the same, all steps in memory; no ``--memory-limit``) | ``tesla`` (approximate)."""
     zca: bool = False
     """Whiten by a ZCA with eps 0.1 on the [0, 1] scale, fitted on the training images."""
     experts: int = 100
@@ -68,11 +74,11 @@ class FTD:
     train_lr: float = 0.01
     """SGD step of the experts (dimensionless)."""
     rho: float = 0.01
-    """Radius of the climb in an expert's step (dimensionless); 0: plain SGD, as in MTT."""
+    """Radius of the ascent in an expert's step (dimensionless); 0: plain SGD, as in MTT."""
     alpha: float = 0.4
-    """Share of the gradient's part orthogonal to the gradient after the climb that a step leaves out (dimensionless)."""
+    """Share of the gradient's part orthogonal to the gradient after the ascent that a step leaves out (dimensionless)."""
     adaptive: bool = True
-    """Scale the climb by the size of each weight."""
+    """Scale the ascent by the size of each weight."""
     train_per_class: int = 0
     """Real images a class that the experts see (count); 0: all."""
     storage: str = "fp32"
@@ -85,16 +91,18 @@ class FTD:
     def expert_recipe(self) -> TeacherRecipe:
         return expert_recipe(self, rho=self.rho, alpha=self.alpha, adaptive=self.adaptive)
 
-    def distill(self, task: Task) -> DistilledSet:
+    def check(self, task: Task) -> None:
+        check_settings(task, self)
         if self.store not in STORES:
             raise ValueError(f"store is {self.store!r}; expected one of {', '.join(STORES)}")
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay is {self.decay}; expected a number from 0 to 1, 1 excluded")
-        settings = Settings.of(self)
-        edits = Edits(average=self.decay if self.store == "average" else None)
+
+    def distill(self, task: Task) -> DistilledSet:
         experts = experts_for(task, self)
+        variant = Variant(average=self.decay if self.store == "average" else None)
         images = initial_images(task, self.init, experts.space).flatten(0, 1)
-        return imitate(task, experts, settings, images, class_labels(task).flatten(), edits=edits)
+        return match_trajectories(task, experts, self, images, class_labels(task).flatten(), variant=variant)
 
 
 _CIFAR = dict(zca=True, source="Table 7, from the readme; whitening from the authors' examples")

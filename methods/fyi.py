@@ -8,9 +8,9 @@ that with their mirror images it sees as many as without, and visits each half a
 Departures: none in a step; the released code scores the set after its last update and stops there, as every method here does.
 Its changed augmentation (a flip always, then one of five operations) is a setting of its own, since it is worth points
 without mirror images too: with ``always_flip`` it is used while distilling, for the experts of ``fyi+mtt`` too (its code shares
-the function; they are then not the experts of ``mtt``), and the protocol ``dc-dsa-flip`` uses it in
-evaluation.  What else it changes in a base is a recipe of that base (``fyi``: fewer loops of ``dc`` and ``dsa`` on cifar100
-at ipc 50; TESLA's gradient and twice the iterations of ``mtt`` on cifar10 at ipc 1, whose other recipes have the exact
+the function; they are then not the experts of ``mtt``), and the protocols ``dc-dsa-flip`` and, of ``fyi+mtt``, ``mtt-flip``
+use it in evaluation.  What else it changes in a base is a recipe of that base (``fyi``: fewer loops of ``dc`` and ``dsa`` on
+cifar100 at ipc 50; TESLA's gradient and twice the iterations of ``mtt`` on cifar10 at ipc 1, whose other recipes have the exact
 gradient); unlike its fork, DM keeps networks with batch norm.  There is no code for IDC (nor NCFM), where mirror images
 join after decoding, nor for FTD, which is wrapped as ``mtt`` is.
 Data sets whose classes a mirror would change (digits) are not refused, but the idea does not hold there.

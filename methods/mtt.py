@@ -1,4 +1,4 @@
-"""MTT: images on which a network goes, in a few steps of a learned size, where expert networks went on the real data.
+"""MTT: images that take a student network, in a few steps of a learned size, to where experts went on the real data.
 
 Source: Cazenavette, Wang, Torralba, Efros and Zhu, "Dataset Distillation by Matching Training Trajectories", CVPR 2022,
 arXiv:2203.11932, and its code (GeorgeCazenavette/mtt-distillation).
@@ -16,8 +16,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ddbench.contract import DistilledSet, Task, TeacherRecipe
-from ddbench.matching.imitation import Settings, expert_recipe, experts_for, imitate
 from ddbench.matching.sampling import class_labels, initial_images
+from ddbench.matching.trajectory_matching import (
+    check_settings,
+    expert_recipe,
+    experts_for,
+    match_trajectories,
+)
 from ddbench.registry import method
 
 
@@ -49,7 +54,7 @@ class MTT:
     augment: str = "dsa"
     """Of the experts' batches and the student's: ``dsa`` | ``dsa-flip`` | ``none`` | ``diffaug:NAMES``; an image its own."""
     gradient: str = "adjoint"
-    """``adjoint`` (exact) | ``unroll`` (the same, all steps' graphs in memory) | ``tesla`` (approximate, see ``tesla``)."""
+    """``adjoint`` (exact) | ``unroll`` (the same, all steps in memory; no ``--memory-limit``) | ``tesla`` (approximate)."""
     zca: bool = False
     """Whiten by a ZCA with eps 0.1 on the [0, 1] scale, fitted on the training images."""
     experts: int = 100
@@ -72,11 +77,13 @@ class MTT:
     def expert_recipe(self) -> TeacherRecipe:
         return expert_recipe(self)
 
+    def check(self, task: Task) -> None:
+        check_settings(task, self)
+
     def distill(self, task: Task) -> DistilledSet:
-        settings = Settings.of(self)
         experts = experts_for(task, self)
         images = initial_images(task, self.init, experts.space).flatten(0, 1)
-        return imitate(task, experts, settings, images, class_labels(task).flatten())
+        return match_trajectories(task, experts, self, images, class_labels(task).flatten())
 
 
 _GIVEN = "the authors' commands as listed by DC-BENCH (arXiv:2207.09639)"
@@ -91,11 +98,6 @@ _SUBSET = dict(
     source="the authors' readme",
 )
 _TINY = dict(network="ConvNetD4", image_lr=10000.0, step_size_lr=1e-4, source=_GIVEN)
-_FYI = dict(
-    iterations=10001,
-    gradient="tesla",
-    source="released code of FYI, arXiv:2407.08113",
-)
 _DIGITS = dict(
     network="ConvNetD2W32",
     step_size=0.05,
@@ -153,7 +155,15 @@ RECIPES = {
     ("authors", "imageyellow", 1): _SUBSET,
     ("authors", "imagemeow", 1): _SUBSET,
     ("authors", "imagesquawk", 1): _SUBSET,
-    ("fyi", "cifar10", 1): dict(syn_steps=50, max_start_epoch=2, step_size_lr=1e-7, zca=True, **_FYI),
+    ("fyi", "cifar10", 1): dict(
+        iterations=10001,
+        syn_steps=50,
+        max_start_epoch=2,
+        step_size_lr=1e-7,
+        gradient="tesla",
+        zca=True,
+        source="released code of FYI, arXiv:2407.08113",
+    ),
     ("digits", "digits", 1): dict(iterations=100, syn_steps=10, max_start_epoch=5, image_lr=30.0, **_DIGITS),
     ("digits", "digits", None): dict(
         iterations=50, syn_steps=10, max_start_epoch=13, image_lr=100.0, **_DIGITS

@@ -1,4 +1,4 @@
-"""TESLA: MTT by a gradient that needs the graph of one student step at a time, with labels that the expert gives.
+"""TESLA: MTT by an approximate gradient, which holds every state of the student fixed; soft labels from experts on request.
 
 Source: Cui, Wang, Si and Hsieh, "Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory", ICML 2023,
 arXiv:2211.10586, and its code (justincui03/tesla).  Settings: the commands of its readme; those of other ipc are not known.
@@ -25,8 +25,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddbench.contract import DistilledSet, Task, TeacherRecipe
-from ddbench.matching.imitation import Edits, Settings, answers, expert_recipe, experts_for, imitate
 from ddbench.matching.sampling import class_labels, initial_images
+from ddbench.matching.trajectory_matching import (
+    Variant,
+    answers,
+    check_settings,
+    expert_recipe,
+    experts_for,
+    match_trajectories,
+)
 from ddbench.nets.flat import Flat
 from ddbench.registry import method
 
@@ -61,7 +68,7 @@ class TESLA:
     augment: str = "dsa"
     """Of the experts' batches and the student's: ``dsa`` | ``dsa-flip`` | ``none`` | ``diffaug:NAMES``; an image its own."""
     gradient: str = "tesla"
-    """``tesla`` | ``adjoint`` (exact, as ``mtt``) | ``unroll`` (the same, all steps' graphs in memory)."""
+    """``tesla`` | ``adjoint`` (exact, as ``mtt``) | ``unroll`` (the same, all steps in memory; no ``--memory-limit``)."""
     zca: bool = False
     """Whiten by a ZCA with eps 0.1 on the [0, 1] scale, fitted on the training images."""
     experts: int = 100
@@ -84,20 +91,24 @@ class TESLA:
     def expert_recipe(self) -> TeacherRecipe:
         return expert_recipe(self)
 
+    def check(self, task: Task) -> None:
+        check_settings(task, self)
+
     def distill(self, task: Task) -> DistilledSet:
-        settings = Settings.of(self)
         experts = experts_for(task, self)
         images = initial_images(task, self.init, experts.space).flatten(0, 1)
         ids = class_labels(task).flatten()
         if not self.soft_labels:
-            return imitate(task, experts, settings, images, ids)
+            return match_trajectories(task, experts, self, images, ids)
         flat = Flat(self.network, task.train.shape, task.train.classes)
 
         def said(goal: Tensor, seen: Tensor) -> Tensor:
             return torch.softmax(answers(flat, goal, seen), dim=1)
 
         one_hot = F.one_hot(ids, task.train.classes).to(images.dtype)
-        return imitate(task, experts, settings, images, one_hot, "probabilities", Edits(relabel=said))
+        return match_trajectories(
+            task, experts, self, images, one_hot, "probabilities", Variant(relabel=said)
+        )
 
 
 _GIVEN = "the authors' readme; image_lr halved, as the released gradient of the pixels lacks the factor 2"

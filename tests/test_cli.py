@@ -295,7 +295,7 @@ class TestRun:
     )
     def test_no_arguments_mean_the_embedded_suite(self, ddbench, monkeypatch, arguments):
         cells = self.planned(ddbench, monkeypatch, *arguments)
-        assert len(cells) == 51 and {c.distil.dataset for c in cells} == {"digits"}
+        assert len(cells) == 63 and {c.distil.dataset for c in cells} == {"digits"}
 
     def test_a_suite_file_with_seeds_and_repeats_of_the_command(self, ddbench, monkeypatch, tmp_path):
         (tmp_path / "mine.yaml").write_text(
@@ -372,6 +372,9 @@ class TestOneSet:
             "bytes": 20 * 64 + 20 + 8,
             "label_bytes": 20,
             "distil_s": 0,
+            "teacher_s": 0.0,
+            "step_sizes": None,
+            "zca_eps": None,
             "settings": {},
             "notes": {},
         }
@@ -690,29 +693,101 @@ class TestExperts:
     TINY = (
         *("--dataset", "digits", "--ipc", 1, "--device", "cpu"),
         *("--set", "network=ConvNetD1W4", "--set", "train_epochs=2", "--set", "train_per_class=4"),
+        *("--set", "max_start_epoch=1"),
     )
 
     def test_what_is_made_is_listed_and_counted_in_the_cache(self, ddbench, fresh_cache):
         assert ddbench("experts", "list").out.endswith("0 B in 0 entries\n(none)\n")
         said = ddbench("experts", "make", "mtt", *self.TINY, "--count", 2)
         assert said.status == 0, said.err
-        assert "network: ConvNetD1W4\n" in said.out and "experts: 2 (2 in all)\n" in said.out
+        assert (
+            "network: ConvNetD1W4\n" in said.out
+            and "experts: 2 (2 trained now, 0 found; 2 in all)\n" in said.out
+        )
         (row,) = ddbench("experts", "list", "--json").json
-        assert (row["dataset"], row["experts"], row["epochs"], row["under_way"]) == ("digits", 2, 2, "")
+        assert (row["dataset"], row["experts"], row["under_way"]) == ("digits", 2, "")
+        assert row["recipe"]["epochs"] == 2
         assert len(row["accuracies"]) == 2 and row["recipe"]["per_class"] == 4
         listed = ddbench("experts", "list").out
         for word in (row["fingerprint"], "digits", "ConvNetD1W4", "per_class=4", "augment=dsa"):
             assert word in listed
         assert "batch=64" in listed and "alpha" not in listed  # what differs from the defaults, no more
+        assert "milestones" not in listed and "early_factors" not in listed
         (entry,) = (e for e in ddbench("cache", "list", "--json").json["entries"] if e["kind"] == "experts")
         assert Path(entry["path"]).name == row["fingerprint"]
 
     def test_more_are_added_and_what_is_there_is_not_made_again(self, ddbench, fresh_cache):
         made = [ddbench("experts", "make", "mtt", *self.TINY, "--count", n, "--json").json for n in (2, 3, 1)]
-        assert [m["experts"] for m in made] == [2, 3, 3]
-        assert made[0]["accuracies"] == made[1]["accuracies"][:2] and made[1] == made[2]
+        assert [(m["experts"], m["trained_now"], m["in_all"]) for m in made] == [
+            (2, 2, 2), (3, 1, 3), (1, 0, 3),
+        ]  # fmt: skip
+        assert (
+            made[0]["accuracies"] == made[1]["accuracies"][:2]
+            and made[2]["accuracies"] == made[0]["accuracies"][:1]
+        )
+        assert made[2]["size_bytes"] * 3 == pytest.approx(made[1]["size_bytes"], rel=0.01)
+        assert made[2]["train_s"] < made[0]["train_s"] < made[1]["train_s"]
         said = ddbench("experts", "make", "mtt", *self.TINY, "--count", 1)
-        assert "experts: 1 (3 in all)\n" in said.out
+        assert "experts: 1 (0 trained now, 1 found; 3 in all)\n" in said.out
+        assert f"accuracy %: {100 * made[2]['accuracies'][0]:.1f}\n" in said.out
+
+    def test_a_recipe_is_told_by_what_differs_and_long_factors_are_shortened(self, ddbench, fresh_cache):
+        said = ddbench("experts", "make", "ast", *self.TINY, "--count", 1)
+        assert said.status == 0, said.err
+        (line,) = (x for x in ddbench("experts", "list").out.splitlines() if "digits" in x)
+        assert re.search(r"early_factors=[\d.]+\.\.[\d.]+ \(\d+\)", line) and "milestones=[]" not in line
+
+    def test_a_damaged_entry_is_listed_and_removed_and_hides_no_others(self, ddbench, fresh_cache):
+        made = [
+            ddbench(
+                "experts", "make", "mtt", *self.TINY, "--count", 1, "--set", f"train_lr={lr}", "--json"
+            ).json
+            for lr in (0.1, 0.2)
+        ]
+        Path(made[0]["path"], "experts.json").write_text("{")
+        assert (
+            ddbench("experts", "make", "mtt", *self.TINY, "--count", 1, "--set", "train_lr=0.2").status == 0
+        )
+        (line,) = (x for x in ddbench("experts", "list").out.splitlines() if made[0]["fingerprint"] in x)
+        assert "damaged" in line and "experts.json cannot be read" in line
+        assert ddbench("experts", "remove", made[0]["fingerprint"]).out.startswith("removed 1 entry, ")
+        assert [e["fingerprint"] for e in ddbench("experts", "list", "--json").json] == [
+            made[1]["fingerprint"]
+        ]
+
+    def test_all_but_those_under_training_are_removed_and_that_is_said(self, ddbench, fresh_cache):
+        made = [
+            ddbench(
+                "experts", "make", "mtt", *self.TINY, "--count", 1, "--set", f"train_lr={lr}", "--json"
+            ).json
+            for lr in (0.1, 0.2)
+        ]
+        busy = made[0]["fingerprint"]
+        with store.Lock(Path(made[0]["path"]) / "training"):
+            said = ddbench("experts", "remove", busy)
+            assert said.status == 2 and f"experts {busy} are being trained by another process" in said.err
+            said = ddbench("experts", "remove", "--all")
+        assert said.status == 0 and said.out.startswith("removed 1 entry, ")
+        assert said.err == f"left {busy}: a process is training its experts just now\n"
+        assert [e["fingerprint"] for e in ddbench("experts", "list", "--json").json] == [busy]
+
+    def test_an_interruption_says_that_the_next_call_goes_on(self, ddbench, fresh_cache, monkeypatch):
+        import signal
+
+        from ddbench.train import networks
+
+        real = networks.find_direction
+
+        def interrupted(*arguments):
+            os.kill(os.getpid(), signal.SIGINT)
+            monkeypatch.setattr(networks, "find_direction", real)
+            return real(*arguments)
+
+        monkeypatch.setattr(networks, "find_direction", interrupted)
+        said = ddbench("experts", "make", "mtt", *self.TINY, "--count", 1)
+        assert said.status == 130
+        assert said.err.endswith("interrupted: the epochs of the experts are kept; run again to go on\n")
+        assert "0-0 at epoch 1" in ddbench("experts", "list").out
 
     def test_a_method_finds_them(self, ddbench, fresh_cache):
         tiny = ("--set", "iterations=1", "--set", "experts=2", "--set", "max_start_epoch=1")
@@ -724,9 +799,33 @@ class TestExperts:
             *("distill", "--method", "mtt", *self.TINY, *tiny, "--set", "expert_epochs=1", "--json")
         )
         assert said.status == 0, said.err
-        assert said.json["notes"]["teachers"] == [made.json["fingerprint"]]
+        assert said.json["notes"]["experts"] == [made.json["fingerprint"]]
         assert said.json["cost"]["teacher_s"] == pytest.approx(made.json["train_s"])
         assert [p.stat().st_mtime_ns for p in sorted(fresh_cache.rglob("expert-*"))] == before
+        for out in (
+            ddbench("distill", "--method", "mtt", *self.TINY, *tiny, "--set", "expert_epochs=1").out,
+            ddbench("show", said.json["set"], "--out", "x.png").out,
+        ):
+            assert f"note (experts): {made.json['fingerprint']}\n" in out
+            assert re.search(r"^learned step size: 0\.0\d+$", out, re.MULTILINE)
+            assert f"seconds of networks on real data: {made.json['train_s']:.1f}\n" in out
+            assert "space: " not in out  # these are standardised
+
+    def test_a_whitened_space_is_shown(self, ddbench, fresh_cache):
+        tiny = (
+            "--set",
+            "iterations=1",
+            "--set",
+            "experts=1",
+            "--set",
+            "max_start_epoch=1",
+            "--set",
+            "step_size_lr=0",
+        )
+        out = ddbench(
+            "distill", "--method", "mtt", *self.TINY, *tiny, "--set", "expert_epochs=1", "--set", "zca=true"
+        ).out
+        assert "space: whitened (zca eps 0.1)\n" in out
 
     def test_a_wrapped_method_has_those_of_its_base_as_the_wrapper_changes_it(self, ddbench, fresh_cache):
         arguments = (*self.TINY, "--count", 1, "--json")
@@ -741,11 +840,11 @@ class TestExperts:
         assert said.status == 2
         assert re.match("error: method random uses no experts; those that do: .*mtt", said.err)
         said = ddbench("experts", "make", "mt", "--device", "cpu")
-        assert said.status == 2 and "no method 'mt'; nearest: mtt" in said.err
+        assert said.status == 2 and said.err.startswith("error: no method 'mt'; nearest: mtt")
 
     def test_a_budget_of_bytes_is_checked_first(self, ddbench, fresh_cache):
         said = ddbench("experts", "make", "mtt", *self.TINY, "--count", 2, "--budget", "1K")
-        assert said.status == 2 and "but the budget is 1,024 bytes: train fewer experts (0 fit)" in said.err
+        assert said.status == 2 and "but the budget of a recipe is 1,024 bytes: not one fits" in said.err
         said = ddbench("experts", "make", "mtt", *self.TINY, "--budget", "much")
         assert said.status == 2 and said.err.startswith("error: --budget: size is 'much'; expected a number")
 

@@ -25,7 +25,15 @@ from ddbench.nets.flat import Flat
 from ddbench.runner import code_files
 from ddbench.task import BudgetUsedUp, RunTask, TimeBudget
 from ddbench.train import experts, networks
-from ddbench.train.experts import StoredExperts, fingerprint, make_experts, recipe_of, remove, stored
+from ddbench.train.experts import (
+    StoredExperts,
+    fingerprint,
+    make_experts,
+    recipe_of,
+    remove,
+    remove_all,
+    stored,
+)
 from ddbench.train.networks import Job, input_space, train_group
 
 RECIPE = TeacherRecipe(network="ConvNetD1W4", epochs=3, batch=8, lr=0.05, held_out=0.0, count=2)
@@ -84,9 +92,7 @@ def shard(cache: Path, expert: int = 0) -> Path:
 def test_snapshots_are_the_networks_at_the_start_and_after_every_epoch(train: ImageData) -> None:
     found = make_experts(train, RECIPE, "cpu")
     seen: list[torch.Tensor] = []
-    outcomes = train_group(
-        Job(train, RECIPE, "cpu"), [0, 1], lambda _: None, lambda n, v, p: seen.append(v.clone())
-    )
+    outcomes = train_group(Job(train, RECIPE, "cpu"), [0, 1], lambda n, v, p: seen.append(v()))
     assert len(found) == 2 and states(found).shape == (2, 4, SIZE)
     assert torch.equal(states(found), torch.stack(seen, dim=1))
     flat = Flat(RECIPE.network, train.shape, train.classes)
@@ -149,8 +155,8 @@ def test_half_precision_halves_the_file_and_rounds_each_number_by_less_than_2_to
 def test_numbers_that_half_precision_cannot_hold_are_said(
     train: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def large(job, indices, told, snapshot, resume):
-        return train_group(job, indices, told, lambda n, v, p: snapshot(n, v * 1e6, p), resume)
+    def large(job, indices, hook, resume):
+        return train_group(job, indices, lambda n, v, p: hook(n, lambda: v() * 1e6, p), resume)
 
     monkeypatch.setattr(experts, "train_group", large)
     with pytest.raises(ValueError, match=r"expert 0 .* which storage fp16 cannot hold; store them as fp32"):
@@ -202,6 +208,13 @@ def test_data_preprocessing_and_device_are_part_of_the_address(train: ImageData,
         fingerprint(replace(train, std=(1.0, 1.0, 1.0)), RECIPE, "cpu"),
     }
     assert len(addresses) == 5
+
+
+def test_flat_experts_of_radius_zero_are_the_plain_ones(train: ImageData, trained: list) -> None:
+    plain = make_experts(train, RECIPE, "cpu")
+    same = make_experts(train, replace(RECIPE, alpha=1.0, adaptive=False), "cpu")
+    assert plain.fingerprint == same.fingerprint and (plain.trained, same.trained) == (2, 0)
+    assert stored()[0].recipe["alpha"] == TeacherRecipe().alpha
 
 
 def test_the_count_the_spelling_and_the_place_of_the_images_are_not(train: ImageData) -> None:
@@ -259,6 +272,44 @@ def test_a_training_that_is_stopped_goes_on_to_the_same_bits(
     assert told == [(4, 6), (6, 6)]
     whole = make_experts(train, recipe, "cpu", cache=tmp_path / "whole")
     assert torch.equal(states(went_on), states(whole)) and went_on.accuracies == whole.accuracies
+
+
+@pytest.mark.parametrize("at", [2, 3])
+def test_ctrl_c_waits_for_the_end_of_the_epoch_and_the_next_call_goes_on(
+    train: ImageData, tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    real, steps = networks.find_direction, itertools.count(1)
+
+    def interrupted(*arguments):
+        if next(steps) == 5 * (at - 1) + 2:  # within an epoch of 5 steps
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*arguments)
+
+    monkeypatch.setattr(networks, "find_direction", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="the epochs of the experts are kept; run again to go on"):
+        make_experts(train, RECIPE, "cpu")
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "stopping at the end of this epoch; Ctrl-C again stops at once" in capfd.readouterr().err
+    assert next(steps) == 5 * at + 1
+    found = make_experts(train, RECIPE, "cpu")
+    assert next(steps) == 5 * 3 + 2
+    assert torch.equal(states(found), states(make_experts(train, RECIPE, "cpu", cache=tmp_path / "whole")))
+
+
+def test_a_second_ctrl_c_does_not_wait(train: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = itertools.count(1)
+
+    def interrupted(*arguments):
+        next(steps)
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        return torch.zeros(2)
+
+    monkeypatch.setattr(networks, "find_direction", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make_experts(train, RECIPE, "cpu")
+    assert next(steps) == 2
 
 
 def test_a_group_that_is_stopped_at_its_last_epoch_is_only_measured_and_stored(
@@ -387,16 +438,16 @@ def test_two_that_ask_at_once_train_once(train: ImageData, trained: list[list[in
 class TestBudget:
     def test_bytes_are_checked_before_anything_is_trained(self, train: ImageData, trained: list) -> None:
         text = (
-            rf"2 experts ConvNetD1W4 of 3 epochs need {2 * ONE:,} bytes \({ONE:,} each\), but the budget is {2 * ONE - 1:,} "
-            r"bytes: train fewer experts \(1 fit\); storage fp16 halves it, raise the budget "
-            r"\(DDBENCH_EXPERTS_BUDGET, such as 8G\), or make room \(ddbench experts remove\)"
+            rf"2 experts ConvNetD1W4 of 3 epochs need {2 * ONE:,} bytes \({ONE:,} each\), but the budget of a recipe is "
+            rf"{2 * ONE - 1:,} bytes: train fewer experts \(1 fit\), storage fp16 halves it, or raise the budget "
+            r"\(DDBENCH_EXPERTS_BUDGET, such as 8G\)$"
         )
         with pytest.raises(ValueError, match=text):
             make_experts(train, RECIPE, "cpu", budget_bytes=2 * ONE - 1)
         assert trained == [] and stored() == []
         half = replace(RECIPE, storage="fp16")
         assert len(make_experts(train, half, "cpu", budget_bytes=ONE)) == 2
-        with pytest.raises(ValueError, match=r"\(1 fit\), raise the budget"):
+        with pytest.raises(ValueError, match=r"\(1 fit\), or raise the budget"):
             make_experts(train, replace(half, seed=1), "cpu", budget_bytes=ONE - 1)
 
     def test_what_is_there_already_counts_and_is_read_under_any_budget(self, train: ImageData) -> None:
@@ -407,7 +458,9 @@ class TestBudget:
 
     def test_the_environment_sets_it(self, train: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DDBENCH_EXPERTS_BUDGET", "1K")
-        with pytest.raises(ValueError, match=r"but the budget is 1,024 bytes: train fewer experts \(0 fit\)"):
+        with pytest.raises(
+            ValueError, match=r"but the budget of a recipe is 1,024 bytes: not one fits, storage"
+        ):
             make_experts(train, RECIPE, "cpu")
         monkeypatch.setenv("DDBENCH_EXPERTS_BUDGET", "much")
         with pytest.raises(ValueError, match="DDBENCH_EXPERTS_BUDGET: size is 'much'; expected a number"):
@@ -421,7 +474,9 @@ class TestBudget:
         monkeypatch.setattr(experts.shutil, "disk_usage", lambda _: usage._replace(free=2 * ONE))
         make_experts(train, RECIPE, "cpu")
         with pytest.raises(
-            ValueError, match=rf"3 experts .* but the free space of the disk of .* is {2 * ONE:,} bytes"
+            ValueError,
+            match=rf"3 experts .* the free space of the disk of .* is {2 * ONE:,} bytes: train fewer experts \(2 fit\), "
+            r"storage fp16 halves it, or make room \(ddbench experts remove\)$",
         ):
             make_experts(train, replace(RECIPE, count=5), "cpu")
         assert len(make_experts(train, replace(RECIPE, count=4), "cpu")) == 4
@@ -490,6 +545,18 @@ class TestGuards:
         ):
             make_experts(train, RECIPE, "cpu")
 
+    def test_a_shard_of_the_same_recipe_in_the_place_of_another_is_refused(
+        self, train: ImageData, fresh_cache: Path
+    ) -> None:
+        make_experts(train, replace(RECIPE, count=3), "cpu")
+        shard(fresh_cache, 2).write_bytes(shard(fresh_cache, 1).read_bytes())
+        with pytest.raises(
+            store.DamagedError,
+            match=r"expert-0002.* is number 1 of its recipe, but 2 is asked for; put it back",
+        ):
+            make_experts(train, replace(RECIPE, count=3), "cpu")
+        assert len(make_experts(train, RECIPE, "cpu")) == 2  # the others are in their places
+
     def test_a_shard_of_other_data_is_refused(
         self, train: ImageData, fresh_cache: Path, tmp_path: Path
     ) -> None:
@@ -503,10 +570,12 @@ class TestGuards:
     def test_a_diverging_training_says_so_and_is_not_kept(self, train: ImageData, fresh_cache: Path) -> None:
         recipe = replace(RECIPE, network="ConvNetD1W4NN", lr=1e30)
         with pytest.raises(
-            ValueError, match=r"an expert ConvNetD1W4NN on gauss3 diverged .*lr 1e\+30; lower"
+            ValueError,
+            match=r"an expert ConvNetD1W4NN on gauss3 diverged .* at a learning rate of 1e\+30; "
+            r"lower the learning rate of the experts \(train_lr\)",
         ):
             make_experts(train, recipe, "cpu")
-        assert list(fresh_cache.rglob("*.safetensors")) == []
+        assert list(fresh_cache.glob("experts/*")) == [] and stored() == []
 
     def test_networks_with_running_statistics_and_wrong_numbers_are_refused(self, train: ImageData) -> None:
         with pytest.raises(ValueError, match=r"ConvNetD1W4BN has running statistics"):
@@ -529,13 +598,15 @@ class TestStored:
         with pytest.raises(KeyboardInterrupt):
             make_experts(train, replace(RECIPE, count=5), "cpu", progress=stop_after(6))
         (entry,) = stored()
-        assert (entry.fingerprint, entry.dataset, entry.network) == (
+        assert (entry.fingerprint, entry.dataset, entry.recipe["network"]) == (
             found.fingerprint,
             "gauss3",
             "ConvNetD1W4",
         )
         assert entry.accuracies == found.accuracies and entry.train_s == pytest.approx(found.train_s)
-        assert (entry.epochs, entry.under_way) == (3, "2-4 at epoch 2") and entry.recipe["lr"] == 0.05
+        assert (entry.recipe["epochs"], entry.under_way) == (3, "2-4 at epoch 2") and entry.recipe[
+            "lr"
+        ] == 0.05
         assert entry.size_bytes == sum(p.stat().st_size for p in entry.path.rglob("*") if p.is_file())
         (cached,) = (e for e in store.entries() if e.kind == "experts")
         assert cached.path == entry.path and cached.size_bytes == entry.size_bytes
@@ -547,9 +618,32 @@ class TestStored:
         assert [row["accuracy"] for row in about["experts"]] == list(found.accuracies)
         assert about["data"] == train.fingerprint and about["shape"] == [3, 16, 16]
         assert about["parameters"] == SIZE and "count" not in about["recipe"]
+
+    @pytest.mark.parametrize("content", ["{", "[]", "{}", None])
+    def test_a_damaged_file_for_people_hides_no_others_and_is_mended_or_removed(
+        self, train: ImageData, fresh_cache: Path, content: str | None
+    ) -> None:
+        broken, whole = (make_experts(train, replace(RECIPE, seed=s), "cpu") for s in (0, 1))
+        path = broken.folder / "experts.json"
+        before = path.read_text()
+        path.unlink() if content is None else path.write_text(content)
+        first, second = stored()
+        assert (first.fingerprint, first.recipe) == (broken.fingerprint, {}) and first.damaged
+        assert first.accuracies == broken.accuracies
+        assert second.fingerprint == whole.fingerprint and not second.damaged
+        assert make_experts(train, RECIPE, "cpu").trained == 0 and path.read_text() == before
         path.write_text("{")
-        with pytest.raises(store.DamagedError, match=r"experts\.json cannot be read .*remove the folder"):
-            stored()
+        assert [e.fingerprint for e in remove([broken.fingerprint])] == [broken.fingerprint]
+        assert [e.fingerprint for e in stored()] == [whole.fingerprint]
+
+    def test_all_are_removed_but_those_under_training(self, train: ImageData) -> None:
+        busy, idle = (make_experts(train, replace(RECIPE, seed=s), "cpu") for s in (0, 1))
+        with store.Lock(busy.folder / "training"):
+            for dry_run in (True, False):
+                gone, left = remove_all(dry_run=dry_run)
+                assert [e.fingerprint for e in gone] == [idle.fingerprint]
+                assert [e.fingerprint for e in left] == [busy.fingerprint]
+        assert [e.fingerprint for e in stored()] == [busy.fingerprint]
 
     def test_removing_names_the_nearest_and_removes_all_or_nothing(
         self, train: ImageData, fresh_cache: Path
@@ -602,7 +696,7 @@ class TestTask:
         made = Uses()
         card = RunTask(train, 1, 0).run_method(made).card
         assert card.cost.teacher_s == pytest.approx(made.seconds) and len(made.found) == 1
-        assert card.notes["teachers"] == [made.found.fingerprint]
+        assert "teachers" not in card.notes and card.notes["experts"] == [made.found.fingerprint]
         assert card.cost.wall_s < made.seconds + 5
 
     def test_the_progress_bar_names_them(self, train: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -638,7 +732,7 @@ def test_the_recipe_is_the_methods_own(train: ImageData) -> None:
 
 def test_their_code_is_part_of_the_key_of_a_set() -> None:
     names = {path.name for path in code_files("mtt")}
-    assert {"mtt.py", "imitation.py", "experts.py", "networks.py", "flat.py"} <= names
+    assert {"mtt.py", "trajectory_matching.py", "experts.py", "networks.py", "flat.py"} <= names
     assert "experts.py" not in {path.name for path in code_files("herding")}
 
 

@@ -350,7 +350,9 @@ class TestOneStep:
         siamese = Siamese("none", five)
         x = torch.rand(5, 2, 1, 8, 8)
         assert siamese.apply(x, siamese.draw(5, torch.Generator())) is x
-        with pytest.raises(ValueError, match="augment is 'dsaa'; expected one of none, dsa, dsa-flip, dc"):
+        with pytest.raises(
+            ValueError, match="augment is 'dsaa'; expected one of none, dsa, dsa-flip, diffaug:NAMES"
+        ):
             Siamese("dsaa", five)
 
     def test_data_on_disk_give_what_data_in_memory_give(self, five: ImageData, tmp_path) -> None:

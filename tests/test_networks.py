@@ -23,7 +23,8 @@ from ddbench.train.engine import SGD, Crew, EngineOptions, Many, One, Run
 from ddbench.train.networks import (
     Job,
     Outcome,
-    climb,
+    address,
+    ascent,
     decomposed,
     find_direction,
     gradient_penalty,
@@ -41,20 +42,16 @@ RECIPE = TeacherRecipe(
 GSAM = replace(RECIPE, rho=0.3, alpha=0.4)
 
 
-def quiet(networks: int) -> None:
-    pass
-
-
 def close(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
     return one.keys() == two.keys() and all(torch.allclose(one[k], two[k], rtol=1e-4, atol=2e-5) for k in one)
 
 
 def trained(job: Job) -> list[Outcome]:
-    return [o for group in job.groups(range(job.recipe.count)) for o in train_group(job, group, quiet)]
+    return [o for group in job.groups(range(job.recipe.count)) for o in train_group(job, group)]
 
 
 class Kept:
-    """A snapshot that keeps what it hears; ``pack`` goes to disk and back."""
+    """A hook that keeps what it hears; ``pack`` goes to disk and back."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.vectors: dict[int, Tensor] = {}
@@ -62,8 +59,9 @@ class Kept:
         self.packs: dict[int, Any] = {}
         self.folder = folder
 
-    def __call__(self, epoch: int, vectors: Tensor, pack: Callable[[], dict[str, Any]]) -> None:
-        self.vectors[epoch], self.copies[epoch] = vectors, vectors.clone()
+    def __call__(self, epoch: int, vectors: Callable[[], Tensor], pack: Callable[[], dict[str, Any]]) -> None:
+        self.vectors[epoch] = vectors()
+        self.copies[epoch] = self.vectors[epoch].clone()
         if self.folder is not None:
             path = self.folder / f"{epoch}.safetensors"
             store.save_state(path, pack())
@@ -85,7 +83,7 @@ W = torch.tensor([1.0, 2.0], dtype=torch.float64)
 def direction(w: Tensor, rho: float, alpha: float, adaptive: bool) -> Tensor:
     """Of f(w) = 0.5 * (w1^2 + 3 * w2^2)."""
     g = CURVATURE * w
-    return decomposed(g, CURVATURE * (w + climb(w, g, rho, adaptive)), alpha)
+    return decomposed(g, CURVATURE * (w + ascent(w, g, rho, adaptive)), alpha)
 
 
 @pytest.mark.parametrize(
@@ -115,21 +113,23 @@ def test_gsam_of_several_networks_at_once_is_that_of_each(adaptive: bool) -> Non
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.4, 1.0])
-def test_without_a_climb_gsam_is_sgd_for_every_alpha(alpha: float) -> None:
+def test_without_an_ascent_gsam_is_sgd_for_every_alpha(alpha: float) -> None:
     assert torch.allclose(direction(W, 1e-9, alpha, True), CURVATURE * W, rtol=0, atol=1e-7)
 
 
-def test_gsam_takes_away_what_is_orthogonal_to_the_gradient_after_the_climb() -> None:
+def test_gsam_takes_away_what_is_orthogonal_to_the_gradient_after_the_ascent() -> None:
     rng = torch.Generator().manual_seed(0)
-    g, climbed = torch.randn(2, 5, 40, dtype=torch.float64, generator=rng)
-    taken = climbed - decomposed(g, climbed, 1.0)
-    assert float(((taken * climbed).sum(-1) / (taken.norm(dim=-1) * climbed.norm(dim=-1))).abs().max()) < 1e-9
-    assert torch.equal(decomposed(g, climbed, 0.0), climbed)
+    g, ascended = torch.randn(2, 5, 40, dtype=torch.float64, generator=rng)
+    taken = ascended - decomposed(g, ascended, 1.0)
+    assert (
+        float(((taken * ascended).sum(-1) / (taken.norm(dim=-1) * ascended.norm(dim=-1))).abs().max()) < 1e-9
+    )
+    assert torch.equal(decomposed(g, ascended, 0.0), ascended)
 
 
 def test_a_gradient_of_zero_moves_nothing() -> None:
     zero = torch.zeros(3, 4)
-    assert not climb(torch.ones(3, 4), zero, 0.5, True).any() and not decomposed(zero, zero, 1.0).any()
+    assert not ascent(torch.ones(3, 4), zero, 0.5, True).any() and not decomposed(zero, zero, 1.0).any()
 
 
 def crew_of(network: str, shape: tuple[int, int, int], many: int) -> Crew:
@@ -141,7 +141,7 @@ def crew_of(network: str, shape: tuple[int, int, int], many: int) -> Crew:
 def hand_written(
     net: nn.Module, x: Tensor, y: Tensor, clean: Tensor, recipe: TeacherRecipe, factor: float
 ) -> Tensor:
-    """Gradients of one network by the spec, parameter by parameter; the loss before the climb."""
+    """Gradients of one network by the spec, parameter by parameter; the loss before the ascent."""
     parameters = list(net.parameters())
 
     def gradients() -> tuple[Tensor, list[Tensor]]:
@@ -158,8 +158,8 @@ def hand_written(
         with torch.no_grad():
             scale = [p.abs() if recipe.adaptive else torch.ones_like(p) for p in parameters]
             norm = sum(float(((s * d) ** 2).sum()) for s, d in zip(scale, g, strict=True)) ** 0.5
-            climbs = [recipe.rho / (norm + 1e-12) * s**2 * d for s, d in zip(scale, g, strict=True)]
-            for p, e in zip(parameters, climbs, strict=True):
+            ascents = [recipe.rho / (norm + 1e-12) * s**2 * d for s, d in zip(scale, g, strict=True)]
+            for p, e in zip(parameters, ascents, strict=True):
                 p.add_(e)
         norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
         for m in norms:
@@ -168,7 +168,7 @@ def hand_written(
         for m in norms:
             m.momentum = 0.1
         with torch.no_grad():
-            for p, e in zip(parameters, climbs, strict=True):
+            for p, e in zip(parameters, ascents, strict=True):
                 p.sub_(e)
         inner = sum(float((a * b).sum()) for a, b in zip(g, h, strict=True))
         long_g, long_h = (sum(float((a**2).sum()) for a in part) ** 0.5 for part in (g, h))
@@ -223,7 +223,7 @@ def test_every_update_is_that_of_a_loop_written_by_hand(settings: dict[str, Any]
             for seed, state in zip(seeds, crew.states(), strict=True):
                 for name, t in twins[seed].items():
                     if name.endswith("num_batches_tracked"):
-                        assert int(state[name]) == 3  # one a step, climb or not
+                        assert int(state[name]) == 3  # one a step, ascent or not
                     else:
                         assert torch.allclose(state[name], t, rtol=1e-8, atol=1e-10), name
 
@@ -240,8 +240,8 @@ def test_gsam_trains_a_network_alike_alone_and_beside_others(
 
 
 def test_gsam_is_not_sgd(train: ImageData) -> None:
-    (plain, *_), (climbed, *_) = (trained(Job(train, r, "cpu")) for r in (RECIPE, GSAM))
-    assert not close(plain.state, climbed.state)
+    (plain, *_), (ascended, *_) = (trained(Job(train, r, "cpu")) for r in (RECIPE, GSAM))
+    assert not close(plain.state, ascended.state)
     (barely, *_) = trained(Job(train, replace(GSAM, rho=1e-7), "cpu"))
     assert close(plain.state, barely.state)
 
@@ -312,7 +312,7 @@ def test_early_factors_scale_the_loss_of_their_epochs_only(train: ImageData) -> 
         ("slow", replace(plain, lr=0.025)),
         ("fast", plain),
     ):
-        train_group(Job(train, recipe, "cpu"), [0], quiet, kept[name])
+        train_group(Job(train, recipe, "cpu"), [0], kept[name])
     factors, slow, fast = (kept[name].vectors for name in ("factors", "slow", "fast"))
     assert torch.allclose(factors[2], slow[2], atol=1e-6)  # without momentum a factor is one on the rate
     moved = (factors[3] - factors[2]).norm()
@@ -443,14 +443,9 @@ def test_snapshots_are_the_start_and_every_epoch_in_memory_of_their_own(
     job, flat = Job(train, recipe, "cpu"), Flat(recipe.network, train.shape, train.classes)
     seen = 0
     for group in job.groups(range(3)):
-        kept, told = Kept(), []
-
-        def heard(count: int, kept: Kept = kept, told: list[Any] = told) -> None:
-            told.append((count, max(kept.vectors)))
-
-        outcomes = train_group(job, group, heard, kept)
-        assert sorted(kept.vectors) == [0, 1, 2, 3, 4]
-        assert told == [(len(group), epoch) for epoch in (1, 2, 3, 4)]  # after the snapshot
+        kept = Kept()
+        outcomes = train_group(job, group, kept)
+        assert list(kept.vectors) == [0, 1, 2, 3, 4]
         for epoch, vectors in kept.vectors.items():
             assert torch.equal(vectors, kept.copies[epoch])  # no view of what went on training
             assert vectors.shape == (len(group), flat.size) and vectors.dtype == torch.float32
@@ -483,13 +478,11 @@ def test_a_training_goes_on_after_any_epoch_to_the_same_bits(
         monkeypatch.setattr(networks, "STACK_BELOW", 0)
     group = [1, 2] if stacked else [1]
     whole = Kept(tmp_path)
-    full = train_group(Job(train, recipe, "cpu"), group, quiet, whole)
+    full = train_group(Job(train, recipe, "cpu"), group, whole)
     for epoch in range(recipe.epochs + 1):
-        rest: list[int] = []
         later = Kept()
-        outcomes = train_group(Job(train, recipe, "cpu"), group, rest.append, later, whole.packs[epoch])
-        assert sorted(later.vectors) == list(range(epoch + 1, recipe.epochs + 1))
-        assert rest == [len(group)] * (recipe.epochs - epoch)
+        outcomes = train_group(Job(train, recipe, "cpu"), group, later, whole.packs[epoch])
+        assert list(later.vectors) == list(range(epoch + 1, recipe.epochs + 1))
         assert all(torch.equal(v, whole.vectors[e]) for e, v in later.vectors.items())
         for one, other in zip(full, outcomes, strict=True):
             assert one.accuracy == other.accuracy
@@ -499,30 +492,40 @@ def test_a_training_goes_on_after_any_epoch_to_the_same_bits(
 
 def test_snapshots_change_nothing(train: ImageData) -> None:
     job = Job(train, GSAM, "cpu")
-    seen, plain = train_group(job, [0, 1], quiet, Kept()), train_group(job, [0, 1], quiet)
+    seen, plain = train_group(job, [0, 1], Kept()), train_group(job, [0, 1])
     for one, other in zip(seen, plain, strict=True):
         assert all(torch.equal(one.state[k], other.state[k]) for k in one.state)
 
 
 def test_what_was_saved_of_other_networks_is_refused(train: ImageData, tmp_path: Path) -> None:
     kept = Kept(tmp_path)
-    train_group(Job(train, RECIPE, "cpu"), [0, 1], quiet, kept)
+    train_group(Job(train, RECIPE, "cpu"), [0, 1], kept)
     with pytest.raises(
         ValueError,
         match=r"saved is of networks \[0, 1\] after epoch 2, and networks \[0, 2\] of 4 .*remove it",
     ):
-        train_group(Job(train, RECIPE, "cpu"), [0, 2], quiet, None, kept.packs[2])
+        train_group(Job(train, RECIPE, "cpu"), [0, 2], None, kept.packs[2])
     with pytest.raises(ValueError, match=r"after epoch 4, and networks \[0, 1\] of 3 epochs are to go on"):
-        train_group(Job(train, replace(RECIPE, epochs=3), "cpu"), [0, 1], quiet, None, kept.packs[4])
+        train_group(Job(train, replace(RECIPE, epochs=3), "cpu"), [0, 1], None, kept.packs[4])
 
 
 def test_networks_with_running_statistics_have_no_snapshots_and_strangers_do_not_stack(
     train: ImageData,
 ) -> None:
     with pytest.raises(ValueError, match=r"ConvNetD1W4BN has running statistics \(batch norm\)"):
-        train_group(Job(train, replace(RECIPE, network="ConvNetD1W4BN"), "cpu"), [0], quiet, Kept())
+        train_group(Job(train, replace(RECIPE, network="ConvNetD1W4BN"), "cpu"), [0], Kept())
     with pytest.raises(ValueError, match="2 networks of ResNet18 at once; expected one, as job.groups gives"):
-        train_group(Job(train, replace(RECIPE, network="ResNet18"), "cpu"), [0, 1], quiet)
+        train_group(Job(train, replace(RECIPE, network="ResNet18"), "cpu"), [0, 1])
+
+
+def test_at_radius_zero_the_other_settings_of_gsam_are_no_part_of_the_address(train: ImageData) -> None:
+    def at(**change: Any) -> str:
+        return address(train, replace(RECIPE, **change), train.space, "cpu")
+
+    assert at() == at(alpha=0.9) == at(adaptive=False) == at(alpha=0.0, adaptive=False)
+    found = [at(), at(rho=0.1), at(rho=0.1, alpha=0.9), at(rho=0.1, adaptive=False)]
+    assert len(set(found)) == 4
+    assert address(train, RECIPE, train.space, "cpu", index=1) != at()
 
 
 def test_the_rate_of_an_epoch_falls_after_its_milestone() -> None:
@@ -545,6 +548,14 @@ def test_the_rate_of_an_epoch_falls_after_its_milestone() -> None:
         (dict(per_class=0), r"TeacherRecipe\.per_class is 0; expected at least 1 image a class, or None"),
         (dict(storage="bf16"), r"TeacherRecipe\.storage is 'bf16'; expected fp32 or fp16"),
         (dict(count=0), r"TeacherRecipe\.count is 0; expected at least 1"),
+        (dict(lr=0.0), r"TeacherRecipe\.lr is 0\.0; expected a learning rate above 0"),
+        (dict(lr=-0.1), r"TeacherRecipe\.lr is -0\.1; expected a learning rate above 0"),
+        (dict(lr=float("nan")), r"TeacherRecipe\.lr is nan; expected a finite number"),
+        (dict(lr=float("inf")), r"TeacherRecipe\.lr is inf; expected a finite number"),
+        (dict(momentum=1.0), r"TeacherRecipe\.momentum is 1\.0; expected a number in \[0, 1\)"),
+        (dict(momentum=-0.1), r"TeacherRecipe\.momentum is -0\.1; expected a number in \[0, 1\)"),
+        (dict(weight_decay=-1e-4), r"TeacherRecipe\.weight_decay is -0\.0001; expected 0 or more"),
+        (dict(weight_decay=float("nan")), r"TeacherRecipe\.weight_decay is nan; expected a finite number"),
     ],
     ids=str,
 )
@@ -561,7 +572,7 @@ def test_cuda_makes_the_host_wait_for_nothing_inside_an_epoch(
     train: ImageData, recipe: TeacherRecipe
 ) -> None:
     job = Job(train, replace(recipe, network="ConvNetD2W8BN"), "cuda")
-    train_group(job, [0], quiet)  # libraries set themselves up
+    train_group(job, [0])  # libraries set themselves up
     crew = One(job.run(1))
     tensors = [p for _, p in crew.start([Generators(0)])]
     updates = SGD([{"params": tensors, "weight_decay": 0.0}], 0.01, 0.9, nesterov=False)

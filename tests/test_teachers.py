@@ -160,7 +160,7 @@ def test_more_networks_train_only_those_that_are_missing(train: ImageData, train
         dict(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)),
         dict(rho=0.1),
         dict(rho=0.1, alpha=0.3),
-        dict(adaptive=False),
+        dict(rho=0.1, adaptive=False),
         dict(early_factors=(0.5,)),
         dict(gradient_penalty=2.0),
         dict(reset_optimiser=True),

@@ -523,6 +523,7 @@ def test_unknown_labels_are_refused() -> None:
 @pytest.fixture
 def nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compute, "COMPILED", {})
+    monkeypatch.setattr(compute, "TRACED", {})
     monkeypatch.setattr(compute, "_broken", False)
 
 
@@ -618,6 +619,22 @@ class TestTraced:
         assert (
             "a function could not be traced" in caplog.text and "it runs as it is, only slower" in caplog.text
         )
+
+    @pytest.mark.parametrize("error", [TypeError, AssertionError, RuntimeError, ValueError])
+    def test_an_error_of_the_function_is_not_taken_for_one_of_tracing(
+        self, error: type[Exception], nothing_compiled: None, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def wrong(x: Tensor) -> Tensor:
+            raise error("a mistake in the function")
+
+        with pytest.raises(error, match="a mistake in the function"):
+            compute.Traced("wrong", wrong, compiled=False)(torch.ones(2))
+        assert "could not be traced" not in caplog.text
+
+    def test_functions_that_were_not_used_for_long_are_dropped(self, nothing_compiled: None) -> None:
+        for key in range(20):
+            compute.Traced(key, torch.neg, compiled=False)(torch.ones(2))
+        assert len(compute.TRACED) == 8 and not compute.COMPILED
 
     def test_without_a_compiler_what_was_traced_is_used(
         self, nothing_compiled: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

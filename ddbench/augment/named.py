@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from ddbench.augment.classic import ClassicDC
 from ddbench.augment.dsa import DSA
-from ddbench.trainplan import check_augment
+from ddbench.trainplan import AUGMENTS, check_augment
 
 Augmentation = DSA | ClassicDC
+SIAMESE = tuple(name for name in AUGMENTS if name != "dc")
+"""Those that a real and a synthetic batch can share and that can be differentiated."""
 
 
 def augmentation(name: str, flip: bool, network: str = "", dataset: str = "") -> Augmentation | None:
@@ -22,24 +24,22 @@ def augmentation(name: str, flip: bool, network: str = "", dataset: str = "") ->
         ValueError: another name.
     """
     check_augment(name)
+    if name == "dc":
+        return ClassicDC.in_protocol(dataset.partition("?")[0], network)
+    return siamese(name, flip)
+
+
+def siamese(name: str, flip: bool) -> DSA | None:
+    """As :func:`augmentation`, of those in :data:`SIAMESE`.
+
+    Raises:
+        ValueError: another name.
+    """
+    check_augment(name, SIAMESE)
     if name == "none":
         return None
     if name == "dsa":
         return DSA.classic(flip)
     if name == "dsa-flip":
         return DSA.fyi(flip)
-    if name == "dc":
-        return ClassicDC.in_protocol(dataset.partition("?")[0], network)
     return DSA.diffaug(name.partition(":")[2], flip)
-
-
-def siamese(name: str, flip: bool) -> DSA | None:
-    """As :func:`augmentation`, of those that can be shared by a real and a synthetic batch and differentiated.
-
-    Raises:
-        ValueError: another name, or ``dc``.
-    """
-    found = augmentation(name, flip)
-    if name == "dc" or isinstance(found, ClassicDC):
-        raise ValueError("augment 'dc' cannot be differentiated; use none, dsa, dsa-flip or diffaug:NAMES")
-    return found

@@ -54,11 +54,13 @@ class Student:
         batch: images a step.
         device: of the steps.
         chunk: images that go through the network at once; None: all of a step.  The loss is a mean over images, so the
-            derivatives are the same up to rounding.
+            derivatives are the same up to rounding.  ``unroll`` takes all of a step, whatever is said here.
 
     Raises:
         ValueError: an unknown kind, or a network that has no flat form (:class:`ddbench.nets.flat.Flat`).
     """
+
+    chunk: int | None = None
 
     def __init__(
         self,
@@ -73,8 +75,7 @@ class Student:
     ) -> None:
         if kind not in LABELS:
             raise ValueError(f"labels of a student are {kind!r}; expected one of {', '.join(LABELS)}")
-        self.flat, self.kind, self.classes = Flat(network, shape, classes), kind, classes
-        self.chunk = chunk
+        self.flat, self.kind, self.chunk = Flat(network, shape, classes), kind, chunk
         self._first: Callable[..., Tensor] = self._gradient
         self._second: Callable[..., tuple[Tensor, ...]] = self._products
         self._last: Callable[..., tuple[Tensor, ...]] = self._input_products
@@ -85,8 +86,6 @@ class Student:
             self._first = Traced(("gradient", key), self._gradient, compiled)
             self._second = Traced(("products", key), self._products, compiled)
             self._last = Traced(("input products", key), self._input_products, compiled)
-
-    chunk: int | None = None
 
     def loss(self, state: Tensor, x: Tensor, labels: Tensor) -> Tensor:
         """Scalar loss of parameters (P,) on a batch (b, C, H, W)."""
@@ -220,14 +219,12 @@ def matched(
             f"the expert stands still: its squared distance to its goal is {min(map(float, lengths))}; expected an expert "
             f"that was trained (its learning rate above 0)"
         )
-    run = _unrolled if way == "unroll" else _swept
-    return run(way, student, start, list(goals), lengths, images, labels, step_size, batch, factor, momentum)
+    given = student, start, list(goals), lengths, images, labels, step_size, batch, factor, momentum
+    return _unrolled(*given) if way == "unroll" else _swept(*given, through=way == "adjoint")
 
 
 def _parts(states: dict[int, Tensor], goals: list[Goal], lengths: list[Tensor]) -> list[Tensor]:
-    return [
-        (states[g.after] - g.state).square().sum() / d for g, d in zip(goals, lengths, strict=True)
-    ]  # fmt: skip
+    return [(states[g.after] - g.state).square().sum() / d for g, d in zip(goals, lengths, strict=True)]
 
 
 def _total(parts: Sequence[Tensor], goals: list[Goal]) -> Tensor:
@@ -240,7 +237,6 @@ def _leaves(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _unrolled(
-    way: str,
     student: Student,
     start: Tensor,
     goals: list[Goal],
@@ -277,7 +273,6 @@ def _unrolled(
 
 
 def _swept(
-    way: str,
     student: Student,
     start: Tensor,
     goals: list[Goal],
@@ -288,12 +283,13 @@ def _swept(
     batch: Batch,
     factor: float,
     momentum: float,
+    through: bool,
 ) -> Matched:
     """First-order steps forward, then one backward sweep with the graph of one step at a time.
 
     With lambda = d loss / d theta_{i+1} and nu = momentum nu - beta lambda: d loss / d beta -= lambda . b_i, and nu . g_i
     differentiated gives what step i adds to the gradients of its batch and to lambda; a goal after step i + 1 joins lambda
-    first.  TESLA leaves out what a step adds to lambda.
+    first.  ``through``: whether a step adds to lambda; TESLA leaves that out.
     """
     beta, steps = step_size.detach(), goals[-1].after
     states, paces, pace = [start], [], torch.zeros_like(start)
@@ -319,8 +315,8 @@ def _swept(
         states.pop()
         nu = momentum * nu - beta * adjoint
         x, y = batch(i, leaf, soft)
-        on = way == "adjoint" and i > 0  # nothing comes before the first step
-        g, by_x, by_y, by_state = student.products(states[i], x, y, factor * nu, on)
+        # nothing comes before the first step
+        g, by_x, by_y, by_state = student.products(states[i], x, y, factor * nu, through and i > 0)
         by_beta -= torch.dot(adjoint, paces.pop() if momentum else factor * g)
         outs, into = [x], [by_x]
         if y.requires_grad and by_y is not None:

@@ -10,14 +10,15 @@ goes on after the last epoch that was written, with the same bits.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
+import signal
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +32,26 @@ from ddbench.contract import ImageData, Space, TeacherRecipe
 from ddbench.nets.flat import Flat
 from ddbench.nets.names import canonical
 from ddbench.train import networks
-from ddbench.train.networks import Job, Outcome, check, input_space, train_group
+from ddbench.train.networks import (
+    STORAGE,
+    Job,
+    Outcome,
+    Progress,
+    address,
+    check,
+    input_space,
+    normal,
+    train_group,
+)
 
 SCHEMA = 1
 """Part of every fingerprint, beside that of ``networks.py``: raised when shards change their form."""
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
-"""What a snapshot may be stored as."""
 BUDGET_VARIABLE = "DDBENCH_EXPERTS_BUDGET"
 
 _WRITE_EVERY_S = 20.0
 """Epochs of a group are written so often at most: what a killed run can lose.  An epoch of 8x8 digits takes milliseconds."""
 _WAITING_BYTES = 1 << 30
 """Snapshots that wait in memory at most."""
-Progress = Callable[[int, int], None]
-"""Called with (epochs done, epochs in all) of all experts that have to be trained."""
 
 
 def fingerprint(train: ImageData, recipe: TeacherRecipe, device: torch.device | str) -> str:
@@ -74,9 +81,10 @@ def make_experts(
         recipe: what to train; the number of an expert decides its chance, not how many there are.
         device: where to train and where states come to.
         cache: folder to use instead of the cache's own.
-        progress: told after every epoch; what it raises ends the training, which the next call goes on with.
-        budget_bytes: what the snapshots may take; None: ``DDBENCH_EXPERTS_BUDGET`` (such as ``8G``), else the free space
-            of the disk.
+        progress: told after every epoch; what it raises ends the training, which the next call goes on with.  So does Ctrl-C
+            in the main thread: it waits for the end of the epoch, a second one does not.
+        budget_bytes: what the snapshots of this recipe may take; None: ``DDBENCH_EXPERTS_BUDGET`` (such as ``8G``), else the
+            free space of the disk.
 
     Raises:
         ValueError: a number of the recipe is out of range, the network has running statistics, the bytes are above the
@@ -86,10 +94,14 @@ def make_experts(
     device = torch.device(device)
     check(recipe)
     buffer = _Buffer.of(train, recipe, device, cache)
+    trained = 0
     if buffer.missing():
         _check_budget(buffer, budget_bytes)
-        _train_missing(buffer, train, device, progress)
-    return StoredExperts(buffer, device)
+        trained = _train_missing(buffer, train, device, progress)
+    elif look(buffer.folder).damaged:
+        with buffer.lock():
+            _describe(buffer, train)  # all that it says stands in the shards
+    return StoredExperts(buffer, device, trained)
 
 
 # ------------------------------------------------------------------------------------------------ reading
@@ -136,12 +148,14 @@ class _Rows:
 class StoredExperts:
     """The :class:`ddbench.contract.Experts` of a folder: shards are opened here, a state is read when it is asked for."""
 
-    def __init__(self, buffer: _Buffer, device: torch.device) -> None:
+    def __init__(self, buffer: _Buffer, device: torch.device, trained: int = 0) -> None:
+        self.folder, self.trained = buffer.folder, trained  # how many of them were trained just now
         self.recipe, self.fingerprint, self.space = buffer.recipe, buffer.key, buffer.space
         self.device = device
         self._shards = [buffer.open(i) for i in range(buffer.recipe.count)]
         self.accuracies: tuple[float, ...] = tuple(float(s.header["accuracy"]) for s in self._shards)
         self.train_s = float(sum(s.header["train_s"] for s in self._shards))
+        self.size_bytes = sum(s.path.stat().st_size for s in self._shards)
         with contextlib.suppress(OSError):  # when they were last used decides what a full cache loses first
             os.utime(buffer.folder / "experts.json")
 
@@ -173,17 +187,7 @@ class StoredExperts:
 
 
 def _key(train: ImageData, recipe: TeacherRecipe, space: Space, device: torch.device | str) -> str:
-    parts = {
-        "schema": [SCHEMA, networks.SCHEMA],
-        "data": train.fingerprint,
-        "space": space.describe(),
-        "shape": list(train.shape),
-        "classes": train.classes,
-        "flip": train.flip,
-        "recipe": asdict(replace(recipe, network=canonical(recipe.network), count=1, mean=None, std=None)),
-        "device": torch.device(device).type,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return address(train, recipe, space, device, schema=[SCHEMA, networks.SCHEMA])
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +217,7 @@ class _Buffer:
 
     @property
     def dtype(self) -> torch.dtype:
-        return DTYPES[self.recipe.storage]
+        return STORAGE[self.recipe.storage]
 
     @property
     def expert_bytes(self) -> int:
@@ -239,6 +243,11 @@ class _Buffer:
                     f"expert {path} was made with {name} {rows.header.get(name)}, but {wanted} is asked for; "
                     f"put it back where it belongs, or remove it to have it trained again"
                 )
+        if rows.header.get("expert") != expert:
+            raise store.DamagedError(
+                f"expert {path} is number {rows.header.get('expert')} of its recipe, but {expert} is asked for; put it back "
+                f"where it belongs, or remove it to have it trained again"
+            )
         expected = (self.recipe.epochs + 1, self.size)
         if rows.shape != expected or not {"accuracy", "train_s"} <= rows.header.keys():
             raise rows.damaged(f"its snapshots are {rows.shape}, expected {expected}")
@@ -261,65 +270,115 @@ def _check_budget(buffer: _Buffer, budget_bytes: int | None) -> None:
         except ValueError as error:
             raise ValueError(f"{BUDGET_VARIABLE}: {error}") from None
     if budget_bytes is not None:
-        need, allowed, where = count * one, budget_bytes, "the budget"
+        need, allowed, where = count * one, budget_bytes, "the budget of a recipe"
+        cure = f"raise the budget ({BUDGET_VARIABLE}, such as 8G)"
     else:
         there = next(p for p in (buffer.folder, *buffer.folder.parents) if p.exists())
         need, allowed = len(buffer.missing()) * one, shutil.disk_usage(there).free
-        where = f"the free space of the disk of {there}"
+        where, cure = f"the free space of the disk of {there}", "make room (ddbench experts remove)"
     if need <= allowed:
         return
-    halve = "; storage fp16 halves it" if buffer.recipe.storage == "fp32" else ""
+    fit = f"train fewer experts ({allowed // one} fit)" if allowed >= one else "not one fits"
+    halve = ", storage fp16 halves it" if buffer.recipe.storage == "fp32" else ""
     raise ValueError(
         f"{need // one} experts {buffer.about['network']} of {buffer.recipe.epochs} epochs need {need:,} bytes "
-        f"({one:,} each), but {where} is {allowed:,} bytes: train fewer experts ({allowed // one} fit){halve}, raise the "
-        f"budget ({BUDGET_VARIABLE}, such as 8G), or make room (ddbench experts remove)"
+        f"({one:,} each), but {where} is {allowed:,} bytes: {fit}{halve}, or {cure}"
     )
 
 
 # ------------------------------------------------------------------------------------------------ training
 
 
-def _train_missing(
-    buffer: _Buffer, train: ImageData, device: torch.device, progress: Progress | None
-) -> None:
+class _Held:
+    """Ctrl-C in the main thread waits in here until :meth:`raise_`, or the end; a second one does not wait."""
+
+    def __init__(self) -> None:
+        self._seen = False
+        self._before: Any = None
+
+    def __enter__(self) -> _Held:
+        # workers ignore it, and other threads may not change it
+        if threading.current_thread() is threading.main_thread() and callable(
+            signal.getsignal(signal.SIGINT)
+        ):
+            self._before = signal.signal(signal.SIGINT, self._hear)
+        return self
+
+    def _hear(self, number: int, frame: Any) -> None:
+        if self._seen:
+            self._before(number, frame)
+            return
+        self._seen = True
+        with contextlib.suppress(OSError):
+            os.write(2, b"\nstopping at the end of this epoch; Ctrl-C again stops at once\n")
+
+    def raise_(self) -> None:
+        if self._seen:
+            self._seen = False
+            raise KeyboardInterrupt("the epochs of the experts are kept; run again to go on")
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+        if kind is None:
+            self.raise_()
+
+
+def _train_missing(buffer: _Buffer, train: ImageData, device: torch.device, progress: Progress | None) -> int:
+    """Train what is not there; how many of them this process trained."""
     job = Job(train, buffer.recipe, device)
-    epochs, at_first = buffer.recipe.epochs, len(buffer.missing())
+    epochs, at_first, trained = buffer.recipe.epochs, len(buffer.missing()), 0
     # of the recipe alone, not of what is there: a killed run goes on with the groups that it had
     groups = list(job.groups(range(buffer.recipe.count)))
     while True:
         with buffer.lock():  # a second process waits here, and then finds the experts
             missing = buffer.missing()
             if not missing:
-                return
+                return trained
             parts = _next_group(buffer, groups, set(missing))
-            before = (at_first - len(missing)) * epochs
-
-            def keep(
-                finished: int,
-                flat: Tensor,
-                pack: Callable[[], dict[str, Any]],
-                parts: _Parts = parts,
-                before: int = before,
-            ) -> None:
-                parts.keep(finished, flat, pack)
-                if progress is not None and finished:
-                    try:
-                        progress(before + finished * len(parts.indices), at_first * epochs)
-                    except BaseException:  # whatever it is, the epochs are kept
-                        parts.write(pack)
-                        raise
-
-            _describe(buffer, train)
-            outcomes = train_group(job, parts.indices, lambda _: None, keep, parts.pack)
-            _store(buffer, parts, outcomes)
-            parts.remove()
-            _clear_parts(buffer)
-            _describe(buffer, train)
-            if not all(outcome.finite for outcome in outcomes):
-                raise ValueError(
-                    f"an expert {buffer.recipe.network} on {train.name} diverged (weights are not finite) at lr "
-                    f"{buffer.recipe.lr}; lower the learning rate of its recipe"
+            with _Held() as held:
+                _train_one_group(
+                    job, buffer, parts, (at_first - len(missing)) * epochs, at_first, held, progress
                 )
+            trained += len(parts.indices)
+
+
+def _train_one_group(
+    job: Job,
+    buffer: _Buffer,
+    parts: _Parts,
+    before: int,
+    at_first: int,
+    held: _Held,
+    progress: Progress | None,
+) -> None:
+    """Train and store a group; ``before``: epochs of the ``at_first`` missing experts that were done before it."""
+
+    def keep(finished: int, vectors: Callable[[], Tensor], pack: Callable[[], dict[str, Any]]) -> None:
+        parts.keep(finished, vectors(), pack)
+        try:
+            held.raise_()
+            if progress is not None and finished:
+                progress(before + finished * len(parts.indices), at_first * buffer.recipe.epochs)
+        except BaseException:  # whatever it is, the epochs are kept
+            parts.write(pack)
+            raise
+
+    try:
+        _describe(buffer, job.train)
+        outcomes = train_group(job, parts.indices, keep, parts.pack)
+        _store(buffer, parts, outcomes)
+        parts.remove()
+        _clear_parts(buffer)
+        _describe(buffer, job.train)
+    finally:
+        if not any(buffer.folder.rglob("*.safetensors")):  # nothing to list or to go on with
+            shutil.rmtree(buffer.folder, ignore_errors=True)
+    if not all(outcome.finite for outcome in outcomes):
+        raise ValueError(
+            f"an expert {buffer.recipe.network} on {job.train.name} diverged (weights are not finite) at a learning rate of "
+            f"{buffer.recipe.lr}; lower the learning rate of the experts (train_lr)"
+        )
 
 
 def _next_group(buffer: _Buffer, groups: Sequence[Sequence[int]], missing: set[int]) -> _Parts:
@@ -463,7 +522,7 @@ def _write_rows(path: Path, rows: Tensor, header: dict[str, Any]) -> None:
 
 def _describe(buffer: _Buffer, train: ImageData) -> None:
     """Write ``experts.json`` from the shards that there are."""
-    recipe = asdict(buffer.recipe)
+    recipe = asdict(normal(buffer.recipe))
     recipe.pop("count")
     about = {
         **buffer.about,
@@ -494,9 +553,8 @@ class Stored:
     fingerprint: str
     path: Path
     dataset: str
-    network: str
     recipe: dict[str, Any]
-    epochs: int
+    """Fields of the TeacherRecipe without ``count``; empty where ``experts.json`` is damaged."""
     accuracies: tuple[float, ...]
     """Of each expert that is done, a fraction."""
     train_s: float
@@ -504,46 +562,44 @@ class Stored:
     """Of all files, those of groups under way included."""
     under_way: str
     """Groups that were begun, and how far they are; empty: none."""
+    damaged: str = ""
+    """Why ``experts.json`` cannot be read; empty: it can."""
+
+
+def look(folder: Path) -> Stored:
+    """What a folder of experts holds; a damaged one says so in its field."""
+    dataset, recipe, damaged = "", {}, ""
+    try:
+        about = json.loads((folder / "experts.json").read_text(encoding="utf-8"))
+        dataset, recipe = str(about["dataset"]), dict(about["recipe"])
+        int(recipe["epochs"]), str(recipe["network"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        dataset, recipe, damaged = "", {}, f"{type(error).__name__}: {error}"
+    headers, begun = list(_headers(folder)), []
+    for part in sorted(folder.glob("parts/*-*")):
+        last = max((int(p.stem.removeprefix("epoch-")) for p in part.glob("epoch-*.safetensors")), default=0)
+        begun.append(f"{'-'.join(str(int(n)) for n in part.name.split('-'))} at epoch {last}")
+    return Stored(
+        folder.name,
+        folder,
+        dataset,
+        recipe,
+        tuple(float(h["accuracy"]) for h in headers),
+        sum(float(h["train_s"]) for h in headers),
+        sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
+        ", ".join(begun),
+        damaged,
+    )
 
 
 def stored(cache: Path | None = None) -> list[Stored]:
-    """All experts in the cache, by data set and network.
-
-    Raises:
-        DamagedError: an ``experts.json`` cannot be read.
-    """
-    found = []
-    for path in sorted(_root(cache).glob("*/experts.json")):
-        try:
-            about = json.loads(path.read_text(encoding="utf-8"))
-            dataset, network, recipe = about["dataset"], about["network"], about["recipe"]
-            epochs = int(recipe["epochs"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise store.DamagedError(
-                f"{path} cannot be read ({error}); remove the folder {path.parent} to have its experts trained again"
-            ) from error
-        folder, headers = path.parent, list(_headers(path.parent))
-        begun = []
-        for part in sorted(folder.glob("parts/*-*")):
-            last = max(
-                (int(p.stem.removeprefix("epoch-")) for p in part.glob("epoch-*.safetensors")), default=0
-            )
-            begun.append(f"{'-'.join(str(int(n)) for n in part.name.split('-'))} at epoch {last}")
-        found.append(
-            Stored(
-                folder.name,
-                folder,
-                dataset,
-                network,
-                recipe,
-                epochs,
-                tuple(float(h["accuracy"]) for h in headers),
-                sum(float(h["train_s"]) for h in headers),
-                sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
-                ", ".join(begun),
-            )
-        )
-    return sorted(found, key=lambda s: (s.dataset, s.network, s.fingerprint))
+    """All experts in the cache, by data set and network; damaged ones first."""
+    found = [
+        look(folder)
+        for folder in sorted(_root(cache).glob("*"))
+        if any(next(folder.glob(name), None) for name in ("experts.json", "expert-*", "parts"))
+    ]
+    return sorted(found, key=lambda s: (s.dataset, s.recipe.get("network", ""), s.fingerprint))
 
 
 def remove(fingerprints: Sequence[str], cache: Path | None = None, *, dry_run: bool = False) -> list[Stored]:
@@ -560,18 +616,37 @@ def remove(fingerprints: Sequence[str], cache: Path | None = None, *, dry_run: b
                 f"no experts {name} in {_root(cache)}; {registry.nearest(name, there) or 'there are none at all'} "
                 f"(see: ddbench experts list)"
             )
-    gone = [there[name] for name in dict.fromkeys(fingerprints)]
+    gone, busy = _removed([there[name] for name in dict.fromkeys(fingerprints)], dry_run, all_or_none=True)
+    if busy:
+        raise ValueError(
+            f"experts {busy[0].fingerprint} are being trained by another process; wait for it to finish, or stop it"
+        )
+    return gone
+
+
+def remove_all(cache: Path | None = None, *, dry_run: bool = False) -> tuple[list[Stored], list[Stored]]:
+    """Remove all experts but those that a process is training just now: (removed, left)."""
+    return _removed(stored(cache), dry_run, all_or_none=False)
+
+
+def _removed(
+    entries: Sequence[Stored], dry_run: bool, *, all_or_none: bool
+) -> tuple[list[Stored], list[Stored]]:
+    """(removed, being trained)."""
+    gone, busy = [], []
     with contextlib.ExitStack() as locks:
-        for entry in gone:
+        for entry in entries:
             try:
                 locks.enter_context(store.Lock(entry.path / "training", wait_s=0))
             except TimeoutError:
-                raise ValueError(
-                    f"experts {entry.fingerprint} are being trained by another process; wait for it to finish, or stop it"
-                ) from None
+                busy.append(entry)
+            else:
+                gone.append(entry)
+        if busy and all_or_none:
+            return [], busy
         for entry in gone if not dry_run else ():
             shutil.rmtree(entry.path)
-    return gone
+    return gone, busy
 
 
 def recipe_of(method: str, made: Any) -> TeacherRecipe:

@@ -1,7 +1,7 @@
 """Many networks of one recipe, trained on real images: what teachers and experts have in common.
 
 Networks that fit are trained together as one stacked network, on the crews of ``engine.py``; every network has generators
-of its own, so that its neighbours change nothing but rounding.  What a recipe may ask for beside SGD: GSAM's climb, factors
+of its own, so that its neighbours change nothing but rounding.  What a recipe may ask for beside SGD: GSAM's ascent, factors
 on the loss of the first epochs, a penalty on the gradient of the logits.
 
 Sources: GSAM as in FTD's code (Zhuang et al., arXiv:2203.08065; Du et al., arXiv:2211.11004); AST's experts
@@ -10,9 +10,12 @@ Sources: GSAM as in FTD's code (Zhuang et al., arXiv:2203.08065; Du et al., arXi
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -47,10 +50,14 @@ _COMPILE_ABOVE_S = 30.0
 _TINY = 1e-12
 """Keeps GSAM's quotients finite; the authors' figure."""
 
-Snapshot = Callable[[int, Tensor, Callable[[], dict[str, Any]]], None]
-"""Called with (finished epochs, flat parameters (G, P) on the CPU in memory of their own, pack).  pack() gives what is needed
-to go on after this epoch (parameters, momentum, states of generators) as nested dicts and lists of tensors, numbers and text;
-it is called before the snapshot returns, or not at all."""
+STORAGE = {"fp32": torch.float32, "fp16": torch.float16}
+"""What a snapshot may be stored as."""
+Progress = Callable[[int, int], None]
+"""Called with (epochs done, epochs in all) of all networks that have to be trained."""
+Hook = Callable[[int, Callable[[], Tensor], Callable[[], dict[str, Any]]], None]
+"""Called with (finished epochs, vectors, pack); may raise to stop.  vectors() gives flat parameters (G, P) on the CPU in memory
+of their own.  pack() gives what is needed to go on after this epoch (parameters, momentum, states of generators) as nested
+dicts and lists of tensors, numbers and text.  Both are called before the hook returns, or not at all."""
 
 
 # ------------------------------------------------------------------------------------------------ the recipe
@@ -69,6 +76,16 @@ def check(recipe: TeacherRecipe) -> None:
             f"TeacherRecipe.milestones is {tuple(recipe.milestones)}; expected increasing counts of finished epochs, "
             f"each at least 1"
         )
+    for name in ("lr", "weight_decay", "momentum"):
+        value = getattr(recipe, name)
+        if not math.isfinite(value):
+            raise ValueError(f"TeacherRecipe.{name} is {value}; expected a finite number")
+    if recipe.lr <= 0:
+        raise ValueError(f"TeacherRecipe.lr is {recipe.lr}; expected a learning rate above 0")
+    if not 0 <= recipe.momentum < 1:
+        raise ValueError(f"TeacherRecipe.momentum is {recipe.momentum}; expected a number in [0, 1)")
+    if recipe.weight_decay < 0:
+        raise ValueError(f"TeacherRecipe.weight_decay is {recipe.weight_decay}; expected 0 or more")
     if not 0 < recipe.gamma <= 1:
         raise ValueError(f"TeacherRecipe.gamma is {recipe.gamma}; expected a factor above 0, at most 1")
     for name in ("rho", "alpha", "gradient_penalty"):
@@ -86,8 +103,8 @@ def check(recipe: TeacherRecipe) -> None:
         raise ValueError(
             f"TeacherRecipe.per_class is {recipe.per_class}; expected at least 1 image a class, or None for all"
         )
-    if recipe.storage not in ("fp32", "fp16"):
-        raise ValueError(f"TeacherRecipe.storage is {recipe.storage!r}; expected fp32 or fp16")
+    if recipe.storage not in STORAGE:
+        raise ValueError(f"TeacherRecipe.storage is {recipe.storage!r}; expected {' or '.join(STORAGE)}")
     if recipe.mix not in ("none", "cutmix"):
         raise ValueError(f"TeacherRecipe.mix is {recipe.mix!r}; expected none or cutmix")
     CutMix(recipe.mix_probability)
@@ -128,6 +145,37 @@ def input_space(train: ImageData, recipe: TeacherRecipe) -> Space:
             f"expected one of each a channel"
         )
     return replace(train.space, mean=tuple(mean), std=tuple(std))
+
+
+def normal(recipe: TeacherRecipe) -> TeacherRecipe:
+    """The recipe without what changes nothing: ``count``, the spelling of the network, GSAM's settings at radius 0."""
+    plain = TeacherRecipe()
+    gsam = recipe if recipe.rho > 0 else plain
+    return replace(
+        recipe, network=canonical(recipe.network), count=1, alpha=gsam.alpha, adaptive=gsam.adaptive
+    )
+
+
+def address(
+    train: ImageData, recipe: TeacherRecipe, space: Space, device: torch.device | str, **own: Any
+) -> str:
+    """Address in the cache of what is trained by a recipe, 16 hex digits.
+
+    It holds the data, the preprocessing that results (``space``, :func:`input_space`'s), the :func:`normal` recipe and the
+    type of the device (CPU and GPU round differently), and what else the caller gives as JSON.
+    """
+    parts = {
+        "schema": SCHEMA,
+        "data": train.fingerprint,
+        "space": space.describe(),
+        "shape": list(train.shape),
+        "classes": train.classes,
+        "flip": train.flip,
+        "recipe": asdict(replace(normal(recipe), mean=None, std=None)),
+        "device": torch.device(device).type,
+        **own,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def lr_at(recipe: TeacherRecipe, epoch: int) -> float:
@@ -266,7 +314,7 @@ class Job:
 # ------------------------------------------------------------------------------------------------ one update
 
 
-def climb(weights: Tensor, gradient: Tensor, rho: float, adaptive: bool) -> Tensor:
+def ascent(weights: Tensor, gradient: Tensor, rho: float, adaptive: bool) -> Tensor:
     """GSAM's step up to where the loss is about worst within ``rho``, of one network (P,) or each of several (G, P).
 
     rho g / (|g| + 1e-12); adaptive: rho w^2 g / (| |w| g | + 1e-12), with norms over all parameters of a network.
@@ -276,14 +324,14 @@ def climb(weights: Tensor, gradient: Tensor, rho: float, adaptive: bool) -> Tens
     return rho / (norm + _TINY) * (weights.square() * gradient if adaptive else gradient)
 
 
-def decomposed(gradient: Tensor, climbed: Tensor, alpha: float) -> Tensor:
-    """GSAM's direction, for one network (P,) or each of several (G, P): the gradient after the climb, less ``alpha`` times
+def decomposed(gradient: Tensor, ascended: Tensor, alpha: float) -> Tensor:
+    """GSAM's direction, for one network (P,) or each of several (G, P): the gradient after the ascent, less ``alpha`` times
     the part of the gradient before it that is orthogonal to that."""
     before: Tensor = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
-    after: Tensor = torch.linalg.vector_norm(climbed, dim=-1, keepdim=True)
-    cosine = (gradient * climbed).sum(-1, keepdim=True) / (before * after + _TINY)
-    orthogonal = gradient - cosine * before * climbed / (after + _TINY)
-    return climbed - alpha * orthogonal
+    after: Tensor = torch.linalg.vector_norm(ascended, dim=-1, keepdim=True)
+    cosine = (gradient * ascended).sum(-1, keepdim=True) / (before * after + _TINY)
+    orthogonal = gradient - cosine * before * ascended / (after + _TINY)
+    return ascended - alpha * orthogonal
 
 
 def gradient_penalty(logits: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -348,14 +396,14 @@ def find_direction(
         weights, gradient = _vectors(used, lead), _vectors([t.grad for t in used if t.grad is not None], lead)
         statistics = [b.clone() for b in crew.buffers()]
         for t, e in zip(
-            used, _pieces(climb(weights, gradient, recipe.rho, recipe.adaptive), used, lead), strict=True
+            used, _pieces(ascent(weights, gradient, recipe.rho, recipe.adaptive), used, lead), strict=True
         ):
             t.add_(e)
             t.grad = None
     _backward(crew, step, recipe, factor)
     with torch.no_grad():
-        climbed = _vectors([t.grad for t in used if t.grad is not None], lead)
-        direction = _pieces(decomposed(gradient, climbed, recipe.alpha), used, lead)
+        ascended = _vectors([t.grad for t in used if t.grad is not None], lead)
+        direction = _pieces(decomposed(gradient, ascended, recipe.alpha), used, lead)
         for t, w, d in zip(used, _pieces(weights, used, lead), direction, strict=True):
             t.copy_(w)
             if t.grad is not None:
@@ -389,23 +437,21 @@ class Outcome:
 def train_group(
     job: Job,
     indices: Sequence[int],
-    told: Callable[[int], None],
-    snapshot: Snapshot | None = None,
+    hook: Hook | None = None,
     resume: Mapping[str, Any] | None = None,
 ) -> list[Outcome]:
     """Train the networks of one group (``job.groups``), side by side.
 
     Args:
         indices: which networks of the recipe; each index has its own weights, order, augmentation and mixes.
-        told: hears of every finished epoch, by the number of networks; may raise to stop.
-        snapshot: called at the initialisation and after every epoch, before ``told``.
-        resume: what ``pack`` gave to a snapshot of the same group: goes on after that epoch, on CPU to the same bits.
+        hook: called at the initialisation and after every epoch.
+        resume: what ``pack`` gave to the hook of the same group: goes on after that epoch, on CPU to the same bits.
 
     Returns:
         one outcome an index, in their order; a training that diverged has one that is not ``finite``.
 
     Raises:
-        ValueError: ``resume`` is of other networks or more epochs; a snapshot of a network with running statistics or of
+        ValueError: ``resume`` is of other networks or more epochs; vectors of a network with running statistics or of
             another library's (:class:`~ddbench.nets.flat.Flat`).
     """
     recipe, networks = job.recipe, len(indices)
@@ -416,7 +462,6 @@ def train_group(
     chances = [Generators(recipe.seed, "teachers", i) for i in indices]
     compute.keep_freed_memory()
     with Meter(job.device) as meter, compute.arithmetic():
-        flat = None if snapshot is None else Flat(job.network, job.train.shape, job.train.classes)
         crew, _ = assemble(job.run(networks), job.stacked, job.items, chances)
         named = dict(crew.start(chances))
         tensors = list(named.values())
@@ -433,14 +478,19 @@ def train_group(
         if resume is not None:
             done = _resumed(job, indices, resume, named, updates, chances)
 
+        @cache
+        def layout() -> Flat:
+            return Flat(job.network, job.train.shape, job.train.classes)
+
         def show(epoch: int) -> None:
-            if snapshot is None or flat is None:
-                return
+            def vectors() -> Tensor:
+                return layout().vector(named).to("cpu").view(networks, layout().size)
 
             def pack() -> dict[str, Any]:
                 return _packed(epoch, indices, named, updates, chances)
 
-            snapshot(epoch, flat.vector(named).to("cpu").view(networks, flat.size), pack)
+            if hook is not None:
+                hook(epoch, vectors, pack)
 
         if resume is None:
             show(0)
@@ -457,7 +507,6 @@ def train_group(
                 updates.step()
                 updates.zero_grad()
             show(epoch + 1)
-            told(networks)
         final = crew.states()
         accuracies = [job.accuracy(state) for state in final]
     return [Outcome(final[g], initial[g], accuracies[g], meter.wall_s / networks) for g in range(networks)]

@@ -9,8 +9,6 @@ uses a cached teacher still states what the teacher took.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,13 +22,11 @@ from ddbench.contract import ImageData, Space, Task, TeacherRecipe, Trained
 from ddbench.matching.sampling import take
 from ddbench.nets.build import build, embed
 from ddbench.nets.names import canonical
-from ddbench.train.networks import SCHEMA, Job, Outcome, check, input_space, train_group
+from ddbench.train.networks import Job, Outcome, Progress, address, check, input_space, train_group
 
 FEATURES = ("pixels", "teacher")
 
 _EMBED_BATCH = 512
-Progress = Callable[[int, int], None]
-"""Called with (epochs done, epochs in all) of all networks that have to be trained."""
 
 
 def fingerprint(
@@ -47,21 +43,7 @@ def fingerprint(
     caller has it.
     """
     space = input_space(train, recipe) if space is None else space
-    own = replace(
-        recipe, network=canonical(recipe.network), count=1, mean=None, std=None, storage="fp32"
-    )  # fmt: skip
-    parts = {
-        "schema": SCHEMA,
-        "data": train.fingerprint,
-        "space": space.describe(),
-        "shape": list(train.shape),
-        "classes": train.classes,
-        "flip": train.flip,
-        "recipe": asdict(own),
-        "index": index,
-        "device": torch.device(device).type,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return address(train, replace(recipe, storage="fp32"), space, device, index=index)
 
 
 def train_networks(
@@ -103,12 +85,6 @@ def train_networks(
     missing = [i for i, folder in enumerate(folders) if not _has(folder)]
     epochs_done = 0
 
-    def told(networks: int) -> None:
-        nonlocal epochs_done
-        epochs_done += networks
-        if progress is not None:
-            progress(epochs_done, len(missing) * recipe.epochs)
-
     if missing:
         job = Job(train, recipe, device)
         for group in job.groups(missing):
@@ -117,7 +93,15 @@ def train_networks(
                     locks.enter_context(store.Lock(folders[i]))
                 todo = [i for i in group if not _has(folders[i])]
                 epochs_done += (len(group) - len(todo)) * recipe.epochs
+
+                def told(
+                    finished: int, *_: Any, before: int = epochs_done, networks: int = len(todo)
+                ) -> None:
+                    if progress is not None and finished:
+                        progress(before + finished * networks, len(missing) * recipe.epochs)
+
                 outcomes = train_group(job, todo, told) if todo else []
+                epochs_done += len(todo) * recipe.epochs
                 for i, outcome in zip(todo, outcomes, strict=True):
                     if outcome.finite:
                         _write(folders[i], train, recipe, outcome)
@@ -185,9 +169,6 @@ def class_features(task: Task, kind: str, recipe: TeacherRecipe) -> Callable[[Te
     net = task.teachers(recipe)[0].network
     space = input_space(train, recipe)
     return lambda chosen: embed_all(net, train.subset(chosen), space=space)
-
-
-# ------------------------------------------------------------------------------------------------ training
 
 
 # ------------------------------------------------------------------------------------------------ the cache

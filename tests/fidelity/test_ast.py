@@ -20,7 +20,7 @@ from torch import Tensor
 from ddbench import registry
 from ddbench.augment.named import siamese
 from ddbench.contract import TeacherRecipe
-from ddbench.matching import imitation
+from ddbench.matching import trajectory_matching
 from ddbench.matching.trajectories import Goal, Matched, Student, inner_loss, matched
 from ddbench.nets.build import skeleton
 from ddbench.nets.flat import Flat
@@ -221,7 +221,7 @@ def test_matches_on_the_way_come_after_their_share_of_the_steps(
         seen.append(given[3])
         return matched(*given, **named)
 
-    monkeypatch.setattr(imitation, "matched", look)
+    monkeypatch.setattr(trajectory_matching, "matched", look)
     task = ExpertTask(TRAIN, 1, 0)
     ast(iterations=1, syn_steps=steps, expert_epochs=epochs, max_start_epoch=1).distill(task)
     assert task.made is not None
@@ -271,7 +271,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, points: Tensor, ipc: int, seed: i
     states = torch.zeros(2, 7, 4)
     experts = MadeExperts(TeacherRecipe(NETWORK, epochs=6, count=2), TRAIN.space, states)
     monkeypatch.setattr(
-        HERE, "answers", lambda flat, state, x: points[[known[i.numpy().tobytes()] for i in x]]
+        trajectory_matching, "answers", lambda flat, state, x: points[[known[i.numpy().tobytes()] for i in x]]
     )
     chosen = HERE.representatives(ExpertTask(TRAIN, ipc, seed), experts, Flat(NETWORK, TRAIN.shape, 3))
     assert [epoch for _, epoch in experts.read] == [-1]

@@ -13,11 +13,11 @@ from conftest import blobs
 from plain_trajectories import ExpertTask, MadeExperts
 from torch import Tensor
 
-from ddbench import registry
+from ddbench import data, registry
 from ddbench.augment.named import siamese
 from ddbench.budget import byte_count
 from ddbench.contract import DistilledSet, TeacherRecipe
-from ddbench.matching import imitation
+from ddbench.matching import trajectory_matching
 from ddbench.matching.trajectories import Goal, Matched, Student, inner_loss, matched
 from ddbench.nets.build import skeleton
 from ddbench.nets.flat import Flat
@@ -199,7 +199,7 @@ def with_losses(monkeypatch: pytest.MonkeyPatch, losses: list[float], **settings
         ones = torch.full_like(images, float(loss)), torch.ones_like(labels), torch.ones(())
         return Matched(loss, (loss,), ones[0], ones[1], ones[2], given[2])
 
-    monkeypatch.setattr(imitation, "matched", made_up)
+    monkeypatch.setattr(trajectory_matching, "matched", made_up)
     task = Watched(TRAIN, 2, 0)
     made = datm(iterations=len(losses), **settings)
     task.result = task.run_method(made)
@@ -245,7 +245,7 @@ def test_a_run_cut_by_its_time_budget_counts_the_iterations_that_were_done(
         zeros = [torch.zeros_like(t) for t in given[4:7]]
         return Matched(loss, (loss,), *zeros, given[2])
 
-    monkeypatch.setattr(imitation, "matched", made_up)
+    monkeypatch.setattr(trajectory_matching, "matched", made_up)
     for times in looks:
         task = ExpertTask(TRAIN, 2, 0, run=RunFolder(tmp_path), key="cell")
         task.budget = Looks(times)  # type: ignore[assignment]
@@ -306,7 +306,7 @@ def search(
             out[row, c if is_right else (c + 1) % 3] = 1
         return out
 
-    monkeypatch.setattr(module, "answers", told)
+    monkeypatch.setattr(trajectory_matching, "answers", told)
     chosen = module.rightly_classified(task, experts, Flat(NETWORK, TRAIN.shape, 3)).tolist()
     assert {epoch for _, epoch in experts.read} == {-1}
     return chosen, [expert for expert, _ in experts.read], task
@@ -624,8 +624,8 @@ def test_teslas_gradient_is_a_choice_and_another_result() -> None:
     [
         (
             dict(max_start_epoch=6),
-            "experts of 6 epochs are too short: segments start at epoch 5 at the latest and are 2 long, which needs 7; raise "
-            "train_epochs or lower max_start_epoch",
+            "experts of 6 epochs are too short: segments start at epoch 5 at the latest and are 2 long, which needs 7; train "
+            "them longer (train_epochs) or lower max_start_epoch",
         ),
         (dict(min_start_epoch=3), "start epochs are from 3 on, below 3 at first and below 3 later; expected"),
         (dict(first_max_start_epoch=4), "from 0 on, below 4 at first and below 3 later; expected 0 <= min"),
@@ -721,6 +721,6 @@ def test_digits_start_inside_their_experts() -> None:
     for ipc in (1, 10):
         found = registry.resolve_recipe("datm", "digits", "digits", ipc)
         made = registry.get("methods", "datm")(**found.settings)
-        made._check()
+        made.check(ExpertTask(data.load("digits").train, ipc, 0))
         ends = {made.starts(it)[1] - 1 + made.expert_epochs for it in range(made.iterations)}
         assert found.note == "" and max(ends) <= made.train_epochs == made.expert_recipe().epochs

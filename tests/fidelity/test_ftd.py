@@ -18,7 +18,7 @@ from torch import Tensor
 from ddbench import registry
 from ddbench.budget import byte_count
 from ddbench.contract import DistilledSet, Program, Targets
-from ddbench.matching import imitation
+from ddbench.matching import trajectory_matching
 from ddbench.matching.trajectories import Matched
 
 TRAIN = blobs("three", (1, 8, 8), 3, (12, 2), flip=False, seed=3).train
@@ -166,16 +166,16 @@ def test_the_average_of_the_loop_still_holds_its_start_by_the_decay_to_the_updat
         one = torch.ones(())
         return Matched(one, (one,), torch.zeros_like(x), None, torch.zeros_like(step_size), start)
 
-    monkeypatch.setattr(imitation, "pixel_sgd", lambda x, lr, momentum: Constant(x))
-    monkeypatch.setattr(imitation, "matched", still)  # its gradients are not used
+    monkeypatch.setattr(trajectory_matching, "pixel_sgd", lambda x, lr, momentum: Constant(x))
+    monkeypatch.setattr(trajectory_matching, "matched", still)  # its gradients are not used
     task, method = ExpertTask(TRAIN, 2, 5), made(iterations=updates, augment="none", syn_steps=1)
-    got = imitation.imitate(
+    got = trajectory_matching.match_trajectories(
         task,
         task.experts(method.expert_recipe()),
-        imitation.Settings.of(method),
+        method,
         torch.zeros(6, 1, 8, 8),
         torch.arange(3).repeat_interleave(2),
-        edits=imitation.Edits(average=decay),
+        variant=trajectory_matching.Variant(average=decay),
     )
     assert torch.allclose(got.tensors["images"], torch.full((6, 1, 8, 8), 1 - left), rtol=0, atol=2e-5)
 

@@ -21,7 +21,7 @@ from ddbench.api import evaluate
 from ddbench.augment.dsa import DSA
 from ddbench.budget import byte_count
 from ddbench.contract import DistilledSet
-from ddbench.matching import imitation
+from ddbench.matching import trajectory_matching
 from ddbench.nets.build import build
 from ddbench.seeding import Generators
 from ddbench.store import RunFolder
@@ -239,8 +239,8 @@ def test_images_get_no_gradient_through_their_labels(monkeypatch: pytest.MonkeyP
     method, task = made(soft_labels=True, iterations=1), ExpertTask(TRAIN, 2, 5)
     experts = task.experts(method.expert_recipe())
     first = distill(iterations=0).tensors["images"]
-    fixed = imitation.imitate(
-        task, experts, imitation.Settings.of(method), first, labels, "probabilities"
+    fixed = trajectory_matching.match_trajectories(
+        task, experts, method, first, labels, "probabilities"
     ).tensors["images"]
     assert torch.equal(fixed, distill(soft_labels=True, iterations=1).tensors["images"])
     assert not torch.allclose(fixed, distill(iterations=1).tensors["images"], atol=1e-3)

@@ -1,4 +1,4 @@
-"""The loop of trajectory matching, of which MTT is the plain form and FTD, TESLA, DATM and AST are edits.
+"""The loop of trajectory matching, of which MTT is the plain form and FTD, TESLA, DATM and AST are variants.
 
 Source: Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", CVPR 2022, arXiv:2203.11932, and its code
 (GeorgeCazenavette/mtt-distillation).
@@ -9,7 +9,7 @@ images to the student's batches (FYI) gets smaller batches, so that what the stu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -19,9 +19,9 @@ from torch import Tensor
 from ddbench.augment.dsa import Draw
 from ddbench.augment.named import siamese
 from ddbench.compute import to_device
-from ddbench.contract import DistilledSet, Experts, Program, Targets, Task, TeacherRecipe
+from ddbench.contract import DistilledSet, Experts, Program, Space, Targets, Task, TeacherRecipe
 from ddbench.matching.features import RandomNetworks, images_that_fit
-from ddbench.matching.sampling import INITS, pixel_sgd
+from ddbench.matching.sampling import INITS, pixel_sgd, take
 from ddbench.matching.selection import class_pools
 from ddbench.matching.trajectories import WAYS, Goal, Student, matched
 from ddbench.nets.flat import Flat
@@ -29,6 +29,8 @@ from ddbench.nets.flat import Flat
 _CHUNK = 256
 _SECOND_ORDER = 6
 """Bytes of a step with second derivatives, in outputs of all layers."""
+_HUGE = 1e9
+"""Stands in traces for losses of skipped iterations that are greater, or no numbers."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,18 @@ class Settings:
 
 def expert_recipe(made: Any, **changes: Any) -> TeacherRecipe:
     """MTT's experts by the fields of a method (``network``, ``train_epochs``, ``experts``, ``zca``, ...), with changes: plain
-    SGD at a constant rate of 0.01 in batches of 256, augmented, on all training images."""
+    SGD at a constant rate of 0.01 in batches of 256, augmented, on all training images.
+
+    Raises:
+        ValueError: a count out of range; names the method's field.
+    """
+    for name in ("experts", "train_epochs", "train_batch"):
+        if getattr(made, name) < 1:
+            raise ValueError(f"{name} is {getattr(made, name)}; expected at least 1")
+    if made.train_per_class < 0:
+        raise ValueError(
+            f"train_per_class is {made.train_per_class}; expected 0 (all images) or a number of images a class"
+        )
     plain: dict[str, Any] = dict(
         network=made.network,
         epochs=made.train_epochs,
@@ -94,8 +107,8 @@ def expert_recipe(made: Any, **changes: Any) -> TeacherRecipe:
     return TeacherRecipe(**{**plain, **changes})
 
 
-def experts_for(task: Task, made: Any, inits: Sequence[str] = INITS) -> Experts:
-    """The experts of a method; what would be refused after their training, which may take hours, is refused before it.
+def check_settings(task: Task, made: Any, inits: Sequence[str] = INITS) -> None:
+    """Refuse, before experts are trained for hours, what a run would refuse after it.
 
     Args:
         made: a method with the fields of :class:`Settings`, ``init`` and ``expert_recipe()``.
@@ -113,7 +126,12 @@ def experts_for(task: Task, made: Any, inits: Sequence[str] = INITS) -> Experts:
     siamese(s.augment, task.train.flip)
     Flat(s.network, task.train.shape, task.train.classes)
     _check_length(recipe, s, s.max_start_epoch)
-    return task.experts(recipe)
+
+
+def experts_for(task: Task, made: Any) -> Experts:
+    """The experts of a method, after its ``check(task)``."""
+    made.check(task)
+    return task.experts(made.expert_recipe())
 
 
 @torch.no_grad()
@@ -122,8 +140,21 @@ def answers(flat: Flat, state: Tensor, x: Tensor) -> Tensor:
     return torch.cat([flat.logits(state, part) for part in torch.split(x, _CHUNK)])
 
 
+def answers_on_real(
+    task: Task, space: Space, flat: Flat, state: Tensor, indices: Tensor, block: int = _CHUNK
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Block by block, indices (b,) of training images and their logits (b, K) by the network with parameters ``state`` (P,).
+
+    Args:
+        space: of the network's inputs.
+        indices: of the training images (n,), on the CPU.
+    """
+    for part in torch.split(indices, block):
+        yield part, answers(flat, state, space.real_to_input(take(task.train, part, task.device)))
+
+
 @dataclass(frozen=True, eq=False)
-class Edits:
+class Variant:
     """What a descendant changes in the loop; the defaults are MTT's."""
 
     window: Callable[[int], tuple[int, int]] | None = None
@@ -148,19 +179,20 @@ class Edits:
     """Decay of a moving average of the images, which is then what is stored."""
 
 
-def imitate(
+def match_trajectories(
     task: Task,
     experts: Experts,
-    settings: Settings,
+    made: Any,
     images: Tensor,
     labels: Tensor,
     kind: str = "ids",
-    edits: Edits | None = None,
+    variant: Variant | None = None,
 ) -> DistilledSet:
     """Learn images, the student's step size and, where asked for, labels, by matching segments of expert trajectories.
 
     Args:
         experts: whose space the images live in.
+        made: a method with the fields of :class:`Settings`.
         images: (n, C, H, W), network inputs on the task's device, one class after the other; not changed.
         labels: (n,) ids, or floats (n, K) of a ``kind`` that :class:`ddbench.matching.trajectories.Student` knows; not changed.
 
@@ -171,25 +203,17 @@ def imitate(
         ValueError: the experts are too short for the start epochs, a setting is out of range, the step size fell to 0 or
             below, or a loss is not finite (``task.log`` says so).
     """
-    s, edits = settings, edits or Edits()
+    s, variant = Settings.of(made), variant or Variant()
     train, device = task.train, task.device
-    window = edits.window or (lambda it: (0, s.max_start_epoch))
+    window = variant.window or (lambda it: (0, s.max_start_epoch))
     _check_length(experts.recipe, s, max(window(max(0, s.iterations - 1))[1], window(0)[1]))
     augment = siamese(s.augment, train.flip)
     images = images.detach().clone().requires_grad_()
     labels = labels.detach().clone()
     step_size = torch.tensor(s.step_size, device=device, requires_grad=True)
     size = _batch_size(task, s, images, labels)
-    student = Student(
-        s.network,
-        train.shape,
-        train.classes,
-        kind,
-        s.iterations * s.syn_steps,
-        size,
-        device,
-        _chunk(task, s.network),
-    )
+    steps, chunk = s.iterations * s.syn_steps, _chunk(task, s)
+    student = Student(s.network, train.shape, train.classes, kind, steps, size, device, chunk)
     _check_experts(experts, student.flat, s.network)
     optimisers = [
         pixel_sgd(images, s.image_lr, s.momentum),
@@ -199,12 +223,12 @@ def imitate(
     counts = torch.zeros(2, dtype=torch.int64)  # kept with the state, so that a resumed run knows both
     done, skipped = counts.unbind()
     state: list[Any] = [images, step_size, order, counts]
-    if edits.label_lr is not None:
+    if variant.label_lr is not None:
         labels.requires_grad_()
-        optimisers.append(torch.optim.SGD([labels], lr=edits.label_lr, momentum=edits.label_momentum))
+        optimisers.append(torch.optim.SGD([labels], lr=variant.label_lr, momentum=variant.label_momentum))
     if labels.is_floating_point():
         state.append(labels)
-    averaged = images.detach().clone() if edits.average is not None else None
+    averaged = images.detach().clone() if variant.average is not None else None
     if averaged is not None:
         state.append(averaged)
 
@@ -225,28 +249,27 @@ def imitate(
         first, beyond = window(it)
         t = int(torch.randint(first, beyond, (), generator=task.rng("starts")))
         start, end = experts.state(expert, t), experts.state(expert, t + s.expert_epochs)
-        if edits.relabel is not None:
-            labels.copy_(edits.relabel(end, images.detach()))
-        if edits.perturb is not None:
-            start = edits.perturb(start)
+        if variant.relabel is not None:
+            labels.copy_(variant.relabel(end, images.detach()))
+        if variant.perturb is not None:
+            start = variant.perturb(start)
         found = matched(
             s.gradient,
             student,
             start,
-            [*_middle(experts, expert, t, s, edits.middle), Goal(s.syn_steps, end)],
+            [*_middle(experts, expert, t, s, variant.middle), Goal(s.syn_steps, end)],
             images,
             labels,
             step_size,
             _batches(task, s, size, len(images), augment),
-            factor=1.0 if edits.factor is None else edits.factor(t),
-            momentum=edits.student_momentum,
+            factor=1.0 if variant.factor is None else variant.factor(t),
+            momentum=variant.student_momentum,
         )
         loss = float(found.loss)
-        if edits.threshold is None:
-            # a loss that is not finite ends the run here
-            task.log(loss=loss, step_size=step_size, start_epoch=t)
+        if variant.threshold is None:
+            task.log(loss=loss, step_size=step_size, start_epoch=t)  # a loss that is not finite ends the run
         else:
-            passed = loss <= edits.threshold  # false for a NaN, too
+            passed = loss <= variant.threshold  # false for a NaN, too
             skipped += not passed
             shown = loss if passed or loss < _HUGE else _HUGE
             task.log(loss=shown, step_size=step_size, start_epoch=t, skipped=int(skipped))
@@ -262,18 +285,14 @@ def imitate(
                 f"the learned step size is {now:.3g} after iteration {it} of {s.iterations}; expected a positive "
                 f"number: lower step_size_lr ({s.step_size_lr:g}), or start at another step_size ({s.step_size:g})"
             )
-        if averaged is not None and edits.average is not None:
-            averaged.lerp_(images.detach(), 1 - edits.average)
+        if averaged is not None and variant.average is not None:
+            averaged.lerp_(images.detach(), 1 - variant.average)
     if int(skipped):
         task.note(
             "skipped",
-            f"{int(skipped)} of {int(done)} iterations had a loss above {edits.threshold:g} and changed nothing",
+            f"{int(skipped)} of {int(done)} iterations had a loss above {variant.threshold:g} and changed nothing",
         )
     return finished()
-
-
-_HUGE = 1e9
-"""Stands in traces for losses of skipped iterations that are greater, or no numbers."""
 
 
 def _check_length(recipe: TeacherRecipe, s: Settings, beyond: int) -> None:
@@ -308,11 +327,19 @@ def _batch_size(task: Task, s: Settings, images: Tensor, labels: Tensor) -> int:
     return max(1, size // shown)
 
 
-def _chunk(task: Task, network: str) -> int | None:
+def _chunk(task: Task, s: Settings) -> int | None:
     """Images of a student's step that go through the network at once: all of them on a CPU without a memory limit."""
+    if s.gradient == "unroll":
+        if task.memory_limit_mib is not None:
+            task.note(
+                "memory_limit",
+                f"gradient=unroll keeps the graphs of all {s.syn_steps} steps, so the memory limit has no effect on them; "
+                f"gradient=adjoint gives the same numbers within it",
+            )
+        return None
     if task.memory_limit_mib is None and task.device.type == "cpu":
         return None
-    networks = RandomNetworks(network, task.train.shape, task.train.classes, task.device)
+    networks = RandomNetworks(s.network, task.train.shape, task.train.classes, task.device)
     return max(1, images_that_fit(task, networks) // _SECOND_ORDER)
 
 

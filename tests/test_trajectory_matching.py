@@ -1,4 +1,4 @@
-"""The loop of trajectory matching: experts, start epochs, batches, augmentation, guards, and the edits of its descendants."""
+"""The loop of trajectory matching: experts, start epochs, batches, augmentation, guards, and the variants of it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from conftest import blobs
 from plain_trajectories import ExpertTask, MadeExperts
 from torch import Tensor
 
-from ddbench import registry, sets
+from ddbench import registry, runner, sets
 from ddbench.contract import DistilledSet, Task
-from ddbench.matching import imitation
-from ddbench.matching.imitation import Edits, Settings, imitate
+from ddbench.matching import trajectory_matching
 from ddbench.matching.sampling import class_labels, initial_images
 from ddbench.matching.trajectories import LABELS, WAYS, Goal, Student, matched
+from ddbench.matching.trajectory_matching import Variant, match_trajectories
+from ddbench.records import DistilCell
 from ddbench.store import RunFolder
 from ddbench.task import DivergedError
 from ddbench.train.networks import input_space
@@ -52,10 +53,10 @@ def distill(given: ExpertTask | None = None, **settings: Any) -> DistilledSet:
 
 
 @dataclass(frozen=True)
-class Edited:
-    """A method that is nothing but the shared loop with edits."""
+class Varied:
+    """A method that is nothing but the shared loop in a variant."""
 
-    edits: Edits = field(default_factory=Edits)
+    variant: Variant = field(default_factory=Variant)
     kind: str = "ids"
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -66,13 +67,13 @@ class Edited:
         labels = class_labels(t).flatten()
         if self.kind != "ids":
             labels = LOGITS if self.kind == "logits" else LOGITS.softmax(1)
-        return imitate(t, experts, Settings.of(made), images, labels, self.kind, self.edits)
+        return match_trajectories(t, experts, made, images, labels, self.kind, self.variant)
 
 
-def edited(
-    given: ExpertTask | None = None, kind: str = "ids", settings: Any = None, **edits: Any
+def varied(
+    given: ExpertTask | None = None, kind: str = "ids", settings: Any = None, **variant: Any
 ) -> DistilledSet:
-    return (given or task()).run_method(Edited(Edits(**edits), kind, settings or {}))
+    return (given or task()).run_method(Varied(Variant(**variant), kind, settings or {}))
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
         found.append(dict(way=way, start=start, goals=list(goals), images=images.detach().clone(), **more))
         return matched(way, student, start, goals, images, *rest, **more)
 
-    monkeypatch.setattr(imitation, "matched", spy)
+    monkeypatch.setattr(trajectory_matching, "matched", spy)
     yield found
 
 
@@ -190,7 +191,7 @@ def test_each_step_has_an_augmentation_of_its_own_and_the_same_in_both_passes(
 ) -> None:
     drawn: list[Any] = []
     applied: list[Any] = []
-    siamese = imitation.siamese
+    siamese = trajectory_matching.siamese
 
     class Recorded:
         def __init__(self, name: str, flip: bool) -> None:
@@ -206,7 +207,7 @@ def test_each_step_has_an_augmentation_of_its_own_and_the_same_in_both_passes(
             assert self.inner is not None
             return self.inner.apply(x, draw)
 
-    monkeypatch.setattr(imitation, "siamese", Recorded)
+    monkeypatch.setattr(trajectory_matching, "siamese", Recorded)
     distill(iterations=2, batch_syn=4)
     draws = [d for d, _ in drawn]
     assert len(draws) == 2 * 3 and [n for _, n in drawn] == [2, 4, 2] * 2
@@ -281,7 +282,15 @@ def test_what_can_be_refused_before_experts_are_trained_is() -> None:
         (dict(network="ConvNetD1W4BN"), "has running statistics"),
         (dict(network="torchvision:resnet18"), "is another library's network"),
         (dict(init="smart"), "init is 'smart'; expected one of real, noise"),
-        (dict(augment="blur"), "augment is 'blur'; expected one of none, dsa"),
+        (dict(augment="blur"), "augment is 'blur'; expected one of none, dsa, dsa-flip, diffaug:NAMES$"),
+        (dict(augment="dc"), "augment is 'dc'; expected one of none, dsa, dsa-flip, diffaug:NAMES$"),
+        (dict(experts=0), "^experts is 0; expected at least 1"),
+        (dict(train_epochs=0), "^train_epochs is 0; expected at least 1"),
+        (dict(train_batch=0), "^train_batch is 0; expected at least 1"),
+        (
+            dict(train_per_class=-1),
+            r"^train_per_class is -1; expected 0 \(all images\) or a number of images",
+        ),
         (dict(gradient="exact"), "gradient is 'exact'; expected one of adjoint, unroll, tesla"),
         (dict(image_lr=-1.0), "image_lr is -1.0; expected 0 or more"),
         (dict(momentum=1.0), "momentum is 1.0; expected a number from 0 to 1"),
@@ -366,7 +375,64 @@ def test_networks_without_a_flat_form_are_refused_by_the_loop_too(network: str) 
         ValueError,
         match=r"expected a network without, such as ConvNet|trajectories need one of ddbench's own",
     ):
-        edited(given, settings=dict(network=network))
+        varied(given, settings=dict(network=network))
+
+
+def cell(name: str, settings: dict[str, Any]) -> DistilCell:
+    return DistilCell(method=name, dataset="digits", ipc=1, seed=0, settings=settings)
+
+
+@pytest.mark.parametrize("name", ["mtt", "tesla", "ftd", "datm", "ast", "fyi+mtt"])
+def test_experts_are_not_made_for_settings_that_a_run_would_refuse(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dear(ExpertTask):
+        def experts(self, recipe: Any, budget_bytes: int | None = None) -> Any:
+            asked.append(recipe.count)
+
+    asked: list[int] = []
+    monkeypatch.setattr(runner, "RunTask", Dear)
+    session = runner.Session(runner.Context(run=tmp_path, device="cpu"))
+    for settings, message in (
+        (dict(max_start_epoch=40), "experts of 15 epochs are too short"),
+        (dict(syn_steps=0), "syn_steps is 0; expected at least 1"),
+        (dict(gradient="foo"), "gradient is 'foo'; expected one of adjoint"),
+        (dict(init="foo"), "init is 'foo'; expected one of real"),
+        (dict(experts=0), "experts is 0; expected at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            session.experts(cell(name, settings))
+    assert asked == []
+    session.experts(cell(name, {}), count=2)
+    assert asked == [2]
+
+
+@pytest.mark.parametrize(
+    "name, settings, message",
+    [
+        ("datm", dict(label_lr=-1.0), "label_lr is -1.0; expected 0 or more"),
+        ("ast", dict(middle="some"), "middle is 'some'; expected one of equal"),
+        ("ftd", dict(decay=1.0), "decay is 1.0; expected a number from 0 to 1"),
+    ],
+)
+def test_nor_for_a_methods_own_settings(
+    name: str, settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    session = runner.Session(runner.Context(run=tmp_path, device="cpu"))
+    with pytest.raises(ValueError, match=message):
+        session.experts(cell(name, settings))
+
+
+def test_a_memory_limit_has_no_effect_on_the_unroll_which_says_so() -> None:
+    limited = task(memory_limit_mib=64.0)
+    made = distill(limited, gradient="unroll")
+    assert made.card.notes["memory_limit"] == (
+        "gradient=unroll keeps the graphs of all 3 steps, so the memory limit has no effect on them; gradient=adjoint gives "
+        "the same numbers within it"
+    )
+    assert "memory_limit" not in distill(gradient="unroll").card.notes
+    assert "memory_limit" not in distill(task(memory_limit_mib=64.0)).card.notes
+    assert torch.equal(made.tensors["images"], distill(gradient="unroll").tensors["images"])
 
 
 # ------------------------------------------------------------------------------------------------ resuming
@@ -390,15 +456,15 @@ EVERYTHING: dict[str, Any] = dict(
 )
 
 
-@pytest.mark.parametrize("edits", [{}, EVERYTHING], ids=["mtt", "everything"])
-def test_a_run_cut_by_its_budget_goes_on_to_the_same_bits(edits: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant", [{}, EVERYTHING], ids=["mtt", "everything"])
+def test_a_run_cut_by_its_budget_goes_on_to_the_same_bits(variant: dict[str, Any], tmp_path: Path) -> None:
     settings = dict(iterations=7, batch_syn=4)  # cut inside passes over the 3 experts, too
-    whole = edited(settings=settings, **edits)
+    whole = varied(settings=settings, **variant)
     cuts = 0
     while True:
         part = task(run=RunFolder(tmp_path), key="cell")
         part.budget = StopAfter(2)  # type: ignore[assignment]
-        made = edited(part, settings=settings, **edits)
+        made = varied(part, settings=settings, **variant)
         if not part.partial:
             break
         cuts += 1
@@ -438,53 +504,53 @@ def relabel(goal: Tensor, images: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "edits",
+    "variant",
     [{}, EVERYTHING, dict(kind="probabilities", relabel=relabel)],
     ids=["mtt", "everything", "labels given anew"],
 )
-def test_a_set_that_was_shown_does_not_change_afterwards(edits: dict[str, Any]) -> None:
+def test_a_set_that_was_shown_does_not_change_afterwards(variant: dict[str, Any]) -> None:
     given = Shown(TRAIN, 3, 5)
-    last = edited(given, settings=dict(step_size_lr=1e-3), **edits)
+    last = varied(given, settings=dict(step_size_lr=1e-3), **variant)
     sets_ = [*(made for made, _ in given.kept), last]
     assert len(sets_) == 5
     for made, then in given.kept:
         assert all(map(torch.equal, held(made), then))
     for one, other in zip(sets_, sets_[1:], strict=False):
         changed = [not torch.equal(a, b) for a, b in zip(held(one), held(other), strict=True)]
-        assert changed == [True, True, bool(edits)]
+        assert changed == [True, True, bool(variant)]
     assert len({made.fingerprint() for made in sets_}) == 5
-    expected = edited(settings=dict(step_size_lr=1e-3, iterations=0), **edits)
+    expected = varied(settings=dict(step_size_lr=1e-3, iterations=0), **variant)
     assert all(map(torch.equal, held(sets_[0]), held(expected)))
 
 
-@pytest.mark.parametrize("edits", [{}, EVERYTHING], ids=["mtt", "everything"])
-def test_snapshots_on_disk_are_the_sets_of_their_iterations(edits: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant", [{}, EVERYTHING], ids=["mtt", "everything"])
+def test_snapshots_on_disk_are_the_sets_of_their_iterations(variant: dict[str, Any], tmp_path: Path) -> None:
     given = Shown(TRAIN, 3, 5, run=RunFolder(tmp_path), key="cell", snapshot_every=1)
-    last = edited(given, **edits)
+    last = varied(given, **variant)
     found = RunFolder(tmp_path).snapshots("cell")
     assert [iteration for iteration, _ in found] == [1, 2, 3, 4]
     for (_, path), made in zip(found, [*(made for made, _ in given.kept[1:]), last], strict=True):
         assert all(map(torch.equal, held(sets.read(path)), held(made)))
 
 
-# ------------------------------------------------------------------------------------------------ edits
+# ------------------------------------------------------------------------------------------------ variants
 
 
 def test_a_window_of_start_epochs_may_move() -> None:
     given = task()
     window: Callable[[int], tuple[int, int]] = lambda it: (it // 2, it // 2 + 1)  # noqa: E731
-    edited(given, window=window)
+    varied(given, window=window)
     assert given.made is not None
     assert [epoch for _, epoch in given.made.read[1::2]] == [0, 0, 1, 1]
     with pytest.raises(
         ValueError, match="experts of 5 epochs are too short: segments start at epoch 4 at the latest"
     ):
-        edited(window=lambda it: (it, it + 2))
+        varied(window=lambda it: (it, it + 2))
 
 
 def test_learned_labels_take_their_own_steps(calls: list[Any]) -> None:
     given = task()
-    made = edited(given, "logits", dict(iterations=2, augment="none"), label_lr=2.0, label_momentum=0.9)
+    made = varied(given, "logits", dict(iterations=2, augment="none"), label_lr=2.0, label_momentum=0.9)
     assert given.made is not None and made.targets.kind == "logits" and made.targets.soft is not None
     student = Student("ConvNetD1W4", (1, 8, 8), 2, "logits")
     images, labels = calls[0]["images"], LOGITS
@@ -504,7 +570,7 @@ def test_learned_labels_take_their_own_steps(calls: list[Any]) -> None:
 
 
 def test_labels_that_are_not_learned_stay() -> None:
-    made = edited(kind="probabilities")
+    made = varied(kind="probabilities")
     assert made.targets.soft is not None and made.targets.kind == "probabilities"
     assert torch.equal(made.targets.soft, LOGITS.softmax(1))
 
@@ -516,7 +582,7 @@ def test_labels_may_be_given_anew_in_every_iteration(calls: list[Any]) -> None:
         said.append((goal, images.clone()))
         return torch.full((6, 2), 0.5) + 0.1 * len(said) * torch.tensor([1.0, -1.0])
 
-    made = edited(kind="probabilities", relabel=relabel)
+    made = varied(kind="probabilities", relabel=relabel)
     assert len(said) == 4 and not any(images.requires_grad for _, images in said)
     for (goal, images), call in zip(said, calls, strict=True):
         assert torch.equal(goal, call["goals"][-1].state) and torch.equal(images, call["images"])
@@ -532,7 +598,7 @@ def test_iterations_above_the_threshold_change_nothing_and_are_counted(settings:
             super().log(**values)
             logged.append({k: float(torch.as_tensor(v).detach()) for k, v in values.items()})
 
-    made = edited(Logged(TRAIN, 3, 5), settings=settings, threshold=-1.0 if not settings else 1.0)
+    made = varied(Logged(TRAIN, 3, 5), settings=settings, threshold=-1.0 if not settings else 1.0)
     first = distill(iterations=0)
     assert torch.equal(made.tensors["images"], first.tensors["images"])
     assert made.program is not None and float(made.program.step_sizes) == pytest.approx(
@@ -547,7 +613,7 @@ def test_iterations_above_the_threshold_change_nothing_and_are_counted(settings:
 def test_what_was_skipped_is_told_right_by_a_run_that_finds_nothing_left_to_do(tmp_path: Path) -> None:
     notes = []
     for _ in range(2):
-        made = edited(task(run=RunFolder(tmp_path), key="cell"), threshold=-1.0)
+        made = varied(task(run=RunFolder(tmp_path), key="cell"), threshold=-1.0)
         notes.append(made.card.notes["skipped"])
     assert notes[0] == notes[1] and notes[0].startswith("4 of 4 iterations")
 
@@ -559,20 +625,20 @@ def test_what_was_skipped_is_a_share_of_the_iterations_that_were_done(
     for times in looks:
         part = task(run=RunFolder(tmp_path), key="cell")
         part.budget = StopAfter(times)  # type: ignore[assignment]
-        made = edited(part, threshold=-1.0)
+        made = varied(part, threshold=-1.0)
     assert made.card.notes["skipped"] == (
         f"{expected} of {expected} iterations had a loss above -1 and changed nothing"
     )
 
 
 def test_a_threshold_that_is_never_reached_changes_nothing() -> None:
-    one, two = edited(), edited(threshold=1e6)
+    one, two = varied(), varied(threshold=1e6)
     assert torch.equal(one.tensors["images"], two.tensors["images"]) and "skipped" not in two.card.notes
 
 
 def test_a_perturbed_start_is_the_start_for_all_distances(calls: list[Any]) -> None:
     given = task()
-    edited(given, perturb=lambda start: start + 0.01, settings=dict(expert_epochs=2), middle=(1.0,))
+    varied(given, perturb=lambda start: start + 0.01, settings=dict(expert_epochs=2), middle=(1.0,))
     assert given.made is not None
     reads = given.made.read[1:]
     for i, call in enumerate(calls):
@@ -592,7 +658,7 @@ def test_a_perturbed_start_is_the_start_for_all_distances(calls: list[Any]) -> N
 
 def test_factor_and_momentum_reach_the_student_by_start_epoch(calls: list[Any]) -> None:
     given = task()
-    edited(given, settings=dict(step_size_lr=0.0), factor=lambda t: 1.0 + t, student_momentum=0.9)
+    varied(given, settings=dict(step_size_lr=0.0), factor=lambda t: 1.0 + t, student_momentum=0.9)
     assert given.made is not None
     starts = [epoch for _, epoch in given.made.read[1::2]]
     assert [call["factor"] for call in calls] == [1.0 + t for t in starts]
@@ -606,7 +672,7 @@ def test_goals_on_the_way_come_after_their_share_of_the_steps(
     given = task()
     middle = tuple(0.5 * j for j in range(1, epochs))
     settings = dict(expert_epochs=epochs, syn_steps=steps, max_start_epoch=1, iterations=1, step_size_lr=0.0)
-    edited(given, settings=settings, middle=middle)
+    varied(given, settings=settings, middle=middle)
     goals = calls[0]["goals"]
     assert [g.after for g in goals] == after and [g.weight for g in goals] == [*middle, 1.0]
     assert given.made is not None
@@ -615,8 +681,8 @@ def test_goals_on_the_way_come_after_their_share_of_the_steps(
 
 
 def test_a_moving_average_is_stored_instead_of_the_images(calls: list[Any]) -> None:
-    made = edited(average=0.9)
-    raw = edited(task()).tensors["images"]
+    made = varied(average=0.9)
+    raw = varied(task()).tensors["images"]
     paths = [call["images"] for call in calls[1:4]] + [raw]
     mean = calls[0]["images"]
     for images in paths:
