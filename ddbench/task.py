@@ -566,9 +566,8 @@ class RunTask:
         kept = {k: v.detach().clone() if isinstance(v, Tensor) else float(v) for k, v in values.items()}
         loop, last = max(0, self._loops - 1), self._latest
         known = {k: v for k, v in kept.items() if isinstance(v, float)}
-        self._check_values(
-            [_Row(loop, self._iteration, 0.0, known)]
-        )  # what is read already can be looked at now
+        # what is read already can be looked at now
+        self._check_values([_Row(loop, self._iteration, 0.0, known)])
         if last is not None and self._inside and (last.loop, last.iteration) == (loop, self._iteration):
             last.values.update(kept)
             return
