@@ -133,6 +133,8 @@ class Record(_Typed):
     """Training items that the set decodes to."""
     classes: int = 0
     scores: list[Score] = Field(default_factory=list)
+    rate: float | None = None
+    """Learning rate of the students' first epoch: the plan's, or the one that the set learned; None in older records."""
     bytes: Bytes | None = None
     spent: Spent = Field(default_factory=Spent)
     provenance: Provenance

@@ -812,6 +812,7 @@ def score(
     return record.model_copy(
         update={
             "scores": list(found.scores),
+            "rate": found.rate,
             "spent": record.spent.model_copy(
                 update={
                     "evaluate_s": max(0.0, meter.wall_s - found.compile_s),

@@ -317,9 +317,10 @@ class TestLearnedRates:
         plans, protocol = trained_plans(monkeypatch), protocols.get(name)
         plain = made(gauss2)
         learned = plain.changed(program=Program(torch.tensor([0.037])))
-        for distilled in (learned, plain):
+        for distilled, rate in ((learned, 0.037), (plain, 0.01)):
             assert protocol.accepts(distilled) is None
-            assert len(protocol.evaluate(distilled, gauss2, NET, crew(1)).scores) == 1
+            found = protocol.evaluate(distilled, gauss2, NET, crew(1))
+            assert len(found.scores) == 1 and found.rate == pytest.approx(rate)
         assert [p.lr for p in plans] == [pytest.approx(0.037), 0.01]
         assert all(p == protocol.plan.changed(lr=p.lr) for p in plans), "nothing else depends on the set"
         rates = [plans[0].lr_at(e) for e in range(1001)]
@@ -477,7 +478,7 @@ class TestNative:
         distilled = made(gauss2, program=program)
         assert native.accepts(distilled) is None
         found = native.evaluate(distilled, gauss2, NET, crew(1, 2))
-        assert [s.seed for s in found.scores] == [1, 2] and found.engine == "plain"
+        assert [s.seed for s in found.scores] == [1, 2] and found.engine == "plain" and found.rate is None
         frozen = {f"w0.{n}": t for n, t in build(NET, (1, 8, 8), 2).state_dict().items()}
         inline = distilled.changed(
             tensors={**distilled.tensors, **frozen}, program=replace(program, init="inline:w0.")

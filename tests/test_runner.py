@@ -163,6 +163,7 @@ class TestRecords:
         assert record.items == 2 and record.classes == 2 and record.bytes.images == 2 * 64
         assert record.recipe == "defaults" and record.protocol_version and record.created.endswith("+00:00")
         assert len(record.scores) == 1 and 0 <= record.scores[0].value <= 1
+        assert record.rate == 0.1  # of the protocol quick
         p = record.provenance
         assert (
             p.ddbench and p.torch == torch.__version__ and p.device == "cpu" and p.threads >= 1 and p.engine

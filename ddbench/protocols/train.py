@@ -35,6 +35,8 @@ class Evaluation:
     compile_s: float = 0.0
     wall_s: float = 0.0
     """Training and testing, without ``compile_s``."""
+    rate: float | None = None
+    """Learning rate of the students' first epoch, the set's own where the plan takes it; None where a program is replayed."""
 
 
 def whole_split(distilled: DistilledSet) -> bool:
@@ -182,7 +184,7 @@ class RowProtocol:
             dataset=real.name,
             tester=tester(distilled, real, options),
         )
-        return score(trainees, distilled, real, generators, options, begun)
+        return replace(score(trainees, distilled, real, generators, options, begun), rate=plan.lr_at(0))
 
     def _check(self, distilled: DistilledSet, network: str, real: RealData) -> None:
         reason = self.accepts(distilled, network, real.name)
