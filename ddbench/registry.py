@@ -876,7 +876,12 @@ class Wrapped:
 
     def distill(self, task: Any) -> Any:
         """The base's distilled set of the task, whose ``view`` is the wrapper's."""
-        return self.wrapper.wrap(self.base).distill(_ViewedTask(task, self.wrapper.view))
+        return unwrapped(self).distill(_ViewedTask(task, self.wrapper.view))
+
+
+def unwrapped(made: Any) -> Any:
+    """A made method as it is; of a wrapper around a base, the base with the fields that the wrapper replaces."""
+    return made.wrapper.wrap(made.base) if isinstance(made, Wrapped) else made
 
 
 class _ViewedTask:

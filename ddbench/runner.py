@@ -444,8 +444,7 @@ class Session:
             budget=context.budget,
             quiet=context.quiet,
         )
-        if isinstance(made, registry.Wrapped):
-            made = made.wrapper.wrap(made.base)
+        made = registry.unwrapped(made)
         if hasattr(made, "check"):  # else what a run refuses would be trained for
             made.check(task)
         return task.experts(recipe if count is None else replace(recipe, count=count), budget_bytes)

@@ -26,9 +26,10 @@ import torch
 from torch import Tensor
 
 from ddbench.contract import DistilledSet, Experts, Task, TeacherRecipe
-from ddbench.matching.sampling import class_labels, initial_images, take
+from ddbench.matching.sampling import class_labels, initial_images, learned_sgd, take
 from ddbench.matching.selection import class_pools
 from ddbench.matching.trajectory_matching import (
+    LABEL_SGD,
     Variant,
     answers,
     answers_on_real,
@@ -169,12 +170,7 @@ class DATM:
                 f"start epochs are from {low} on, below {first} at first and below {top} later; expected "
                 f"0 <= min_start_epoch < first_max_start_epoch <= max_start_epoch"
             )
-        if not self.label_lr >= 0:
-            raise ValueError(f"label_lr is {self.label_lr}; expected 0 or more")
-        if not 0 <= self.label_momentum < 1:
-            raise ValueError(
-                f"label_momentum is {self.label_momentum}; expected a number from 0 to 1, 1 excluded"
-            )
+        learned_sgd(torch.zeros(()), self.label_lr, self.label_momentum, LABEL_SGD)
         if not self.threshold > 0:
             raise ValueError(f"threshold is {self.threshold}; expected a number above 0")
 

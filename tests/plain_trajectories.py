@@ -1,4 +1,4 @@
-"""Experts in memory, trained or made up, for tests that need no cache; and readable twins of trajectory matching.
+"""Toy students, and experts in memory, for tests that need no cache; and readable twins of trajectory matching.
 
 The twin is the loop of most published code: a network's parameters cut out of a flat vector, all student steps in one
 graph, a read to the host every iteration.  It takes the methods' draws (the same named generators in the same order), so that
@@ -7,7 +7,7 @@ losses can be compared iteration by iteration.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +17,34 @@ from torch import Tensor
 
 from ddbench.augment.dsa import DSA
 from ddbench.contract import Experts, ImageData, Space, TeacherRecipe
+from ddbench.matching.trajectories import Student, inner_loss
 from ddbench.nets.build import build, init_parameters
 from ddbench.nets.flat import Flat
 from ddbench.seeding import Generators
 from ddbench.task import RunTask
 from ddbench.train.networks import input_space
+
+
+class Toy(Student):
+    """A student whose logits are a function of flat parameters and inputs (n, d)."""
+
+    def __init__(self, logits: Callable[[Tensor, Tensor], Tensor], kind: str = "ids") -> None:
+        self.logits, self.kind = logits, kind
+        self._first, self._second, self._last = self._gradient, self._products, self._input_products
+
+    def loss(self, state: Tensor, x: Tensor, labels: Tensor) -> Tensor:
+        return inner_loss(self.logits(state, x), labels, self.kind)
+
+
+def linear(state: Tensor, x: Tensor) -> Tensor:
+    """The specs' 2 -> 2, without bias; 4 parameters."""
+    return x @ state.view(2, 2).T
+
+
+def two_layers(state: Tensor, x: Tensor) -> Tensor:
+    """The specs' 2 -> 3 -> 2, with tanh; 17 parameters."""
+    w1, b1, w2, b2 = state.split([6, 3, 6, 2])
+    return torch.tanh(x @ w1.view(3, 2).T + b1) @ w2.view(2, 3).T + b2
 
 
 @dataclass(eq=False)

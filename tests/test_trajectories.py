@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_trajectories import Toy, linear, two_layers
 from torch import Tensor
 
 from ddbench import compute
 from ddbench.augment.dsa import DSA, OPERATIONS
 from ddbench.matching import trajectories
-from ddbench.matching.trajectories import WAYS, Goal, Matched, Student, inner_loss, matched
+from ddbench.matching.trajectories import WAYS, Goal, Matched, Student, matched
 from ddbench.nets.build import init_parameters
 from ddbench.nets.flat import Flat
 
@@ -32,26 +33,6 @@ def close(found: Tensor | float, expected: Sequence[float] | float) -> bool:
     return torch.allclose(
         given, numbers(*([expected] if isinstance(expected, float) else expected)), rtol=0, atol=6e-7
     )
-
-
-class Toy(Student):
-    """A student whose logits are a function of flat parameters and inputs (n, d)."""
-
-    def __init__(self, logits: Callable[[Tensor, Tensor], Tensor], kind: str = "ids") -> None:
-        self.logits, self.kind = logits, kind
-        self._first, self._second, self._last = self._gradient, self._products, self._input_products
-
-    def loss(self, state: Tensor, x: Tensor, labels: Tensor) -> Tensor:
-        return inner_loss(self.logits(state, x), labels, self.kind)
-
-
-def linear(state: Tensor, x: Tensor) -> Tensor:
-    return x @ state.view(2, 2).T
-
-
-def two_layers(state: Tensor, x: Tensor) -> Tensor:
-    w1, b1, w2, b2 = state.split([6, 3, 6, 2])
-    return torch.tanh(x @ w1.view(3, 2).T + b1) @ w2.view(2, 3).T + b2
 
 
 def whole(i: int, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -91,16 +91,23 @@ def initial_images(task: Task, init: str, space: Space | None = None) -> Tensor:
 
 
 def pixel_sgd(images: Tensor, lr: float, momentum: float, fused: bool | None = None) -> torch.optim.SGD:
-    """SGD on the images alone.
+    """SGD on the images alone.  Raises as :func:`learned_sgd`."""
+    return learned_sgd(images, lr, momentum, ("image_lr", "momentum"), fused)
+
+
+def learned_sgd(
+    learned: Tensor, lr: float, momentum: float, names: tuple[str, str], fused: bool | None = None
+) -> torch.optim.SGD:
+    """SGD on one learned tensor; ``names``: of the method's fields that give step and momentum.
 
     Raises:
         ValueError: a negative step, or a momentum outside [0, 1), which would never settle.
     """
     if not lr >= 0:
-        raise ValueError(f"image_lr is {lr}; expected 0 or more")
+        raise ValueError(f"{names[0]} is {lr}; expected 0 or more")
     if not 0 <= momentum < 1:
-        raise ValueError(f"momentum is {momentum}; expected a number from 0 to 1, 1 excluded")
-    return torch.optim.SGD([images], lr=lr, momentum=momentum, fused=fused)
+        raise ValueError(f"{names[1]} is {momentum}; expected a number from 0 to 1, 1 excluded")
+    return torch.optim.SGD([learned], lr=lr, momentum=momentum, fused=fused)
 
 
 def class_labels(task: Task) -> Tensor:

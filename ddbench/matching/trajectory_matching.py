@@ -21,7 +21,7 @@ from ddbench.augment.named import siamese
 from ddbench.compute import to_device
 from ddbench.contract import DistilledSet, Experts, Program, Space, Targets, Task, TeacherRecipe
 from ddbench.matching.features import RandomNetworks, images_that_fit
-from ddbench.matching.sampling import INITS, pixel_sgd, take
+from ddbench.matching.sampling import INITS, learned_sgd, pixel_sgd, take
 from ddbench.matching.selection import class_pools
 from ddbench.matching.trajectories import WAYS, Goal, Student, matched
 from ddbench.nets.flat import Flat
@@ -29,6 +29,9 @@ from ddbench.nets.flat import Flat
 _CHUNK = 256
 _SECOND_ORDER = 6
 """Bytes of a step with second derivatives, in outputs of all layers."""
+_STEP_SIZE = ("step_size_lr", "momentum")
+LABEL_SGD = ("label_lr", "label_momentum")
+"""Fields of a method that give step and momentum of what is learned beside the images."""
 _HUGE = 1e9
 """Stands in traces for losses of skipped iterations that are greater, or no numbers."""
 
@@ -68,8 +71,6 @@ class Settings:
             raise ValueError(f"batch_syn is {self.batch_syn}; expected 0 (all images) or a number of images")
         if not self.step_size > 0:
             raise ValueError(f"step_size is {self.step_size}; expected a number above 0")
-        if not self.step_size_lr >= 0:
-            raise ValueError(f"step_size_lr is {self.step_size_lr}; expected 0 or more")
         if self.gradient not in WAYS:
             raise ValueError(f"gradient is {self.gradient!r}; expected one of {', '.join(WAYS)}")
 
@@ -123,6 +124,7 @@ def check_settings(task: Task, made: Any, inits: Sequence[str] = INITS) -> None:
         raise ValueError(f"init is {made.init!r}; expected one of {', '.join(inits)}")
     class_pools(task.train, min(task.ipc, 1) if made.init == "noise" else task.ipc)
     pixel_sgd(torch.zeros(()), s.image_lr, s.momentum)
+    learned_sgd(torch.zeros(()), s.step_size_lr, s.momentum, _STEP_SIZE)
     siamese(s.augment, task.train.flip)
     Flat(s.network, task.train.shape, task.train.classes)
     _check_length(recipe, s, s.max_start_epoch)
@@ -217,7 +219,7 @@ def match_trajectories(
     _check_experts(experts, student.flat, s.network)
     optimisers = [
         pixel_sgd(images, s.image_lr, s.momentum),
-        torch.optim.SGD([step_size], lr=s.step_size_lr, momentum=s.momentum),
+        learned_sgd(step_size, s.step_size_lr, s.momentum, _STEP_SIZE),
     ]
     order = torch.arange(len(experts))
     counts = torch.zeros(2, dtype=torch.int64)  # kept with the state, so that a resumed run knows both
@@ -225,7 +227,7 @@ def match_trajectories(
     state: list[Any] = [images, step_size, order, counts]
     if variant.label_lr is not None:
         labels.requires_grad_()
-        optimisers.append(torch.optim.SGD([labels], lr=variant.label_lr, momentum=variant.label_momentum))
+        optimisers.append(learned_sgd(labels, variant.label_lr, variant.label_momentum, LABEL_SGD))
     if labels.is_floating_point():
         state.append(labels)
     averaged = images.detach().clone() if variant.average is not None else None

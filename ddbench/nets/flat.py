@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ddbench.nets.build import skeleton
 from ddbench.nets.names import Shape
+
+
+def joined(tensors: Iterable[Tensor], lead: int = 0) -> Tensor:
+    """Tensors one after the other in a vector (P,), a copy; ``lead`` dimensions in front, which all share, stay."""
+    return torch.cat([t.detach().flatten(lead) for t in tensors], dim=-1)
+
+
+def pieces(vector: Tensor, shapes: Sequence[torch.Size], lead: int = 0) -> list[Tensor]:
+    """What :func:`joined` joined, as tensors of these shapes: views, differentiable."""
+    parts = torch.split(vector, [math.prod(shape[lead:]) for shape in shapes], dim=-1)
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 class Flat:
@@ -35,14 +47,13 @@ class Flat:
                 f"expected a network without, such as ConvNet"
             )
         self.shapes = {name: p.shape for name, p in self.module.named_parameters()}
-        self._lengths = [size.numel() for size in self.shapes.values()]
-        self.size = sum(self._lengths)
+        self.size = sum(shape.numel() for shape in self.shapes.values())
 
     def vector(self, state: Mapping[str, Tensor]) -> Tensor:
         """Parameters by name -> (P,), a copy; stacked ones (G, ...) -> (G, P)."""
         first = next(iter(self.shapes))
         lead = state[first].dim() - len(self.shapes[first])
-        return torch.cat([state[name].detach().flatten(lead) for name in self.shapes], dim=-1)
+        return joined((state[name] for name in self.shapes), lead)
 
     def parts(self, vector: Tensor) -> dict[str, Tensor]:
         """(P,) -> parameters by name: views, differentiable.
@@ -54,10 +65,7 @@ class Flat:
             raise ValueError(
                 f"a vector of parameters has shape {tuple(vector.shape)}; expected ({self.size},) for this network"
             )
-        pieces = torch.split(vector, self._lengths)
-        return {
-            name: piece.view(shape) for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
-        }
+        return dict(zip(self.shapes, pieces(vector, list(self.shapes.values())), strict=True))
 
     def logits(self, vector: Tensor, x: Tensor) -> Tensor:
         """Logits (n, K) of inputs (n, C, H, W); differentiable in both."""

@@ -54,13 +54,17 @@ _WAITING_BYTES = 1 << 30
 """Snapshots that wait in memory at most."""
 
 
-def fingerprint(train: ImageData, recipe: TeacherRecipe, device: torch.device | str) -> str:
+def fingerprint(
+    train: ImageData, recipe: TeacherRecipe, device: torch.device | str, space: Space | None = None
+) -> str:
     """Address of the experts of a recipe, 16 hex digits.
 
     It holds the data, the preprocessing that results (standardisation, whitening), the network, the recipe without the number
-    of experts, and the type of the device, as CPU and GPU round differently.
+    of experts, and the type of the device, as CPU and GPU round differently.  ``space`` is :func:`input_space`'s, where the
+    caller has it.
     """
-    return _key(train, recipe, input_space(train, recipe), device)
+    space = input_space(train, recipe) if space is None else space
+    return address(train, recipe, space, device, schema=[SCHEMA, networks.SCHEMA])
 
 
 def make_experts(
@@ -183,11 +187,7 @@ class StoredExperts:
         return row.to(self.device, torch.float32, copy=True)
 
 
-# ------------------------------------------------------------------------------------------------ addresses
-
-
-def _key(train: ImageData, recipe: TeacherRecipe, space: Space, device: torch.device | str) -> str:
-    return address(train, recipe, space, device, schema=[SCHEMA, networks.SCHEMA])
+# ------------------------------------------------------------------------------------------------ folders
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +205,7 @@ class _Buffer:
     @classmethod
     def of(cls, train: ImageData, recipe: TeacherRecipe, device: torch.device, cache: Path | None) -> _Buffer:
         space = input_space(train, recipe)
-        key = _key(train, recipe, space, device)
+        key = fingerprint(train, recipe, device, space)
         about = {
             "data": train.fingerprint,
             "preprocessing": space.describe(),
@@ -326,7 +326,7 @@ class _Held:
 
 def _train_missing(buffer: _Buffer, train: ImageData, device: torch.device, progress: Progress | None) -> int:
     """Train what is not there; how many of them this process trained."""
-    job = Job(train, buffer.recipe, device)
+    job = Job(train, buffer.recipe, device, buffer.space)
     epochs, at_first, trained = buffer.recipe.epochs, len(buffer.missing()), 0
     # of the recipe alone, not of what is there: a killed run goes on with the groups that it had
     groups = list(job.groups(range(buffer.recipe.count)))
@@ -655,8 +655,7 @@ def recipe_of(method: str, made: Any) -> TeacherRecipe:
     Raises:
         ValueError: the method uses none; names those that do.
     """
-    if isinstance(made, registry.Wrapped):
-        made = made.wrapper.wrap(made.base)
+    made = registry.unwrapped(made)
     if not hasattr(made, "expert_recipe"):
         have = []
         for name in registry.names("methods"):

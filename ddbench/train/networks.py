@@ -30,7 +30,7 @@ from ddbench.contract import ImageData, Items, Space, TeacherRecipe
 from ddbench.data import fit_zca, zca_space
 from ddbench.matching.sampling import take
 from ddbench.nets.build import architecture, build, multiply_adds
-from ddbench.nets.flat import Flat
+from ddbench.nets.flat import Flat, joined, pieces
 from ddbench.nets.names import canonical
 from ddbench.nets.stacked import Stacked
 from ddbench.seeding import Generators
@@ -223,17 +223,20 @@ class Job:
         train: real images; they may lie on another device or on disk.
         recipe: what to train.
         device: where.
+        space: :func:`input_space`'s, where the caller has it: a whitening is fitted or read once.
 
     Raises:
         ValueError: a number of the recipe is out of range, or a class has too few images to hold some out.
         LookupError: no such network.
     """
 
-    def __init__(self, train: ImageData, recipe: TeacherRecipe, device: torch.device | str) -> None:
+    def __init__(
+        self, train: ImageData, recipe: TeacherRecipe, device: torch.device | str, space: Space | None = None
+    ) -> None:
         check(recipe)
         self.train, self.recipe, self.device = train, recipe, torch.device(device)
         self.network = canonical(recipe.network)
-        self.space = input_space(train, recipe)
+        self.space = input_space(train, recipe) if space is None else space
         kept, held = split(train, recipe.seed, recipe.held_out, recipe.per_class)
         mib = len(kept) * math.prod(train.shape) * 4 / 2**20
         # converted once where the inputs fit the device, else a batch at a time
@@ -362,15 +365,6 @@ def _backward(crew: Crew, step: Step, recipe: TeacherRecipe, factor: float) -> T
     return loss.detach()
 
 
-def _vectors(tensors: Sequence[Tensor], lead: int) -> Tensor:
-    return torch.cat([t.detach().flatten(lead) for t in tensors], dim=-1)
-
-
-def _pieces(vectors: Tensor, like: Sequence[Tensor], lead: int) -> list[Tensor]:
-    lengths = [math.prod(t.shape[lead:]) for t in like]
-    return [v.view(t.shape) for v, t in zip(torch.split(vectors, lengths, dim=-1), like, strict=True)]
-
-
 def find_direction(
     crew: Crew, tensors: Sequence[Tensor], step: Step, recipe: TeacherRecipe, factor: float, stacked: bool
 ) -> Tensor:
@@ -393,18 +387,18 @@ def find_direction(
     with torch.no_grad():
         lead = int(stacked)
         used = [t for t in tensors if t.grad is not None]  # a network may have unused parameters
-        weights, gradient = _vectors(used, lead), _vectors([t.grad for t in used if t.grad is not None], lead)
+        shapes = [t.shape for t in used]
+        weights, gradient = joined(used, lead), joined([t.grad for t in used if t.grad is not None], lead)
         statistics = [b.clone() for b in crew.buffers()]
-        for t, e in zip(
-            used, _pieces(ascent(weights, gradient, recipe.rho, recipe.adaptive), used, lead), strict=True
-        ):
+        steps = pieces(ascent(weights, gradient, recipe.rho, recipe.adaptive), shapes, lead)
+        for t, e in zip(used, steps, strict=True):
             t.add_(e)
             t.grad = None
     _backward(crew, step, recipe, factor)
     with torch.no_grad():
-        ascended = _vectors([t.grad for t in used if t.grad is not None], lead)
-        direction = _pieces(decomposed(gradient, ascended, recipe.alpha), used, lead)
-        for t, w, d in zip(used, _pieces(weights, used, lead), direction, strict=True):
+        ascended = joined([t.grad for t in used if t.grad is not None], lead)
+        direction = pieces(decomposed(gradient, ascended, recipe.alpha), shapes, lead)
+        for t, w, d in zip(used, pieces(weights, shapes, lead), direction, strict=True):
             t.copy_(w)
             if t.grad is not None:
                 t.grad.copy_(d)  # in its own memory: the optimiser wants it contiguous

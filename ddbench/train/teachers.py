@@ -86,7 +86,7 @@ def train_networks(
     epochs_done = 0
 
     if missing:
-        job = Job(train, recipe, device)
+        job = Job(train, recipe, device, space)
         for group in job.groups(missing):
             with contextlib.ExitStack() as locks:
                 for i in group:  # a second process waits here and then finds the networks

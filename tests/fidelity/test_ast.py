@@ -6,7 +6,7 @@ import importlib
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import torch
 from conftest import blobs
-from plain_trajectories import ExpertTask, MadeExperts
+from plain_trajectories import ExpertTask, MadeExperts, Toy, linear, two_layers
 from torch import Tensor
 
 from ddbench import registry
 from ddbench.augment.named import siamese
 from ddbench.contract import TeacherRecipe
 from ddbench.matching import trajectory_matching
-from ddbench.matching.trajectories import Goal, Matched, Student, inner_loss, matched
+from ddbench.matching.trajectories import Goal, Matched, matched
 from ddbench.nets.build import skeleton
 from ddbench.nets.flat import Flat
 from ddbench.store import RunFolder
@@ -71,18 +71,7 @@ def test_the_balance_factor_of_a_window_of_one_epoch_is_above_one() -> None:
     assert HERE.balance_factor(0, 1) == pytest.approx(math.log(8, 5))  # h = 0: the later half is everything
 
 
-class Net(Student):
-    """A loss of flat parameters, given as a function of (parameters, inputs) -> logits or, without labels, the loss."""
-
-    def __init__(self, logits: Callable[[Tensor, Tensor], Tensor]) -> None:
-        self.logits, self.kind = logits, "ids"
-        self._first, self._second, self._last = self._gradient, self._products, self._input_products
-
-    def loss(self, state: Tensor, x: Tensor, labels: Tensor) -> Tensor:
-        return inner_loss(self.logits(state, x), labels, self.kind)
-
-
-class Slope(Net):
+class Slope(Toy):
     """The gradient is 1 in every parameter."""
 
     def loss(self, state: Tensor, x: Tensor, labels: Tensor) -> Tensor:
@@ -119,7 +108,7 @@ def test_the_linear_toy_with_momentum(
 ) -> None:
     found = matched(
         way,
-        Net(lambda state, x: x @ state.view(2, 2).T),
+        Toy(linear),
         vector(0.1, -0.2, 0, 0.3),
         [Goal(2, vector(0.5, -0.1, -0.4, 0.6))],
         vector(1, 0.5, -0.5, 1).view(2, 2),
@@ -131,11 +120,6 @@ def test_the_linear_toy_with_momentum(
     assert float(found.loss) == pytest.approx(loss, abs=1e-6)
     if end is not None:
         assert found.end.tolist() == pytest.approx(end, abs=1e-6)
-
-
-def two_layers(state: Tensor, x: Tensor) -> Tensor:
-    w1, b1, w2, b2 = torch.split(state, [6, 3, 6, 2])
-    return torch.tanh(x @ w1.view(3, 2).T + b1) @ w2.view(2, 3).T + b2
 
 
 THETA0 = vector(0.3, -0.2, 0.1, 0.4, -0.5, 0.2, 0.05, -0.1, 0, 0.2, -0.3, 0.4, -0.1, 0.5, 0.3, 0, 0.1)
@@ -173,7 +157,7 @@ def test_momentum_with_a_match_on_the_way_and_the_balance_factor(
 ) -> None:
     found = matched(
         way,
-        Net(two_layers),
+        Toy(two_layers),
         THETA0,
         [Goal(2, MIDDLE), Goal(4, GOAL)],
         vector(1, 0.5, -0.5, 1, 0.8, -1.2, -1, -0.4).view(4, 2),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import blobs
-from plain_trajectories import ExpertTask, MadeExperts
+from plain_trajectories import ExpertTask, MadeExperts, Toy, linear
 from torch import Tensor
 
 from ddbench import data, registry
@@ -18,7 +18,7 @@ from ddbench.augment.named import siamese
 from ddbench.budget import byte_count
 from ddbench.contract import DistilledSet, TeacherRecipe
 from ddbench.matching import trajectory_matching
-from ddbench.matching.trajectories import Goal, Matched, Student, inner_loss, matched
+from ddbench.matching.trajectories import Goal, Matched, inner_loss, matched
 from ddbench.nets.build import skeleton
 from ddbench.nets.flat import Flat
 from ddbench.store import RunFolder
@@ -91,24 +91,13 @@ def test_the_window_of_start_epochs_grows_as_in_the_spec(
     assert {plain.starts(it) for it in values} == {(3, top)}
 
 
-class Linear(Student):
-    """logits = W x with W 2x2, row-major flat."""
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-        self._first, self._second, self._last = self._gradient, self._products, self._input_products
-
-    def loss(self, state: Tensor, x: Tensor, labels: Tensor) -> Tensor:
-        return inner_loss(x @ state.view(2, 2).T, labels, self.kind)
-
-
 def toy(steps: int, labels: list[list[float]], way: str = "unroll", kind: str = "logits") -> Matched:
     x = torch.tensor([[1, 0.5], [-0.5, 1]], dtype=torch.float64)
     start = torch.tensor([0.1, -0.2, 0, 0.3], dtype=torch.float64)
     goal = torch.tensor([0.5, -0.1, -0.4, 0.6], dtype=torch.float64)
     y = torch.tensor(labels, dtype=torch.float64)
     beta = torch.tensor(0.5, dtype=torch.float64)
-    return matched(way, Linear(kind), start, [Goal(steps, goal)], x, y, beta, lambda i, x, y: (x, y))
+    return matched(way, Toy(linear, kind), start, [Goal(steps, goal)], x, y, beta, lambda i, x, y: (x, y))
 
 
 @pytest.mark.parametrize("way", ["unroll", "adjoint"])
