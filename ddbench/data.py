@@ -680,6 +680,7 @@ def load_split(instance: Any, split: str, root: Path) -> ImageData:
     if folder is None or _stale(spec, _read_facts(folder, spec)):
         folder = _prepare(spec, root, force=folder is not None, workers=None)
     facts = _read_facts(folder, spec)
+    store.used(folder)
     images, labels = (_read_array(folder, spec, facts, f"{split}-{part}") for part in ("images", "labels"))
     return ImageData(
         name=spec.name,
@@ -985,6 +986,7 @@ def fit_zca(train: ImageData, eps: float = 0.1, on: Literal["unit", "standardise
     path = store.cache_root() / "zca" / f"{stamp}.safetensors"
     if path.is_file():
         state = store.load_state(path, "cached ZCA")
+        store.used(path)
         return ZCA(state["mean"], state["transform"], eps, train.fingerprint)
     fitted = ZCAWhitening(eps=float(eps)).fit(_pixels_for(train, on))
     zca = ZCA(fitted.mean_vector.flatten().cpu(), fitted.transform_matrix.cpu(), eps, train.fingerprint)

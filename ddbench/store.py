@@ -234,7 +234,8 @@ def load_state(path: str | os.PathLike[str], what: str = "checkpoint") -> Any:
 
 @dataclass(frozen=True)
 class Entry:
-    """One stored thing.  ``size_bytes`` sums files below ``path``; ``age_s`` counts from the last reading or writing."""
+    """One stored thing.  ``size_bytes`` sums files below ``path``; ``age_s`` counts from when it was last written or
+    :func:`used`."""
 
     kind: str
     path: Path
@@ -243,13 +244,13 @@ class Entry:
 
 
 def _entry(kind: str, path: Path, now: float) -> Entry:
-    size, used = 0, 0.0
+    size, last = 0, 0.0
     for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
         with suppress(FileNotFoundError):  # another process may take it away meanwhile
             status = file.stat()
-            used = max(used, status.st_mtime, 0.0 if file.is_dir() else status.st_atime)
+            last = max(last, status.st_mtime)
             size += 0 if file.is_dir() else status.st_size
-    return Entry(kind, path, size, max(0.0, now - used))
+    return Entry(kind, path, size, max(0.0, now - last))
 
 
 def _entries(root: Path, now: float | None) -> list[Entry]:
@@ -438,6 +439,16 @@ def quota_bytes() -> int | None:
         return parse_size(named)
     except ValueError as error:
         raise ValueError(f"DDBENCH_CACHE_QUOTA: {error}") from None
+
+
+def used(path: Path) -> None:
+    """Say that a cached file or folder was used just now: a full cache loses last what was used last.
+
+    Times of reading would not do: looking at what is there (``ddbench cache list``) reads too, and many file systems do
+    not keep them.
+    """
+    with suppress(OSError):  # a read-only cache is never pruned
+        os.utime(path)
 
 
 def entries(root: Path | None = None, now: float | None = None) -> list[Entry]:

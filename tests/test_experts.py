@@ -675,6 +675,7 @@ class TestStored:
         for entry in stored():
             os.utime(entry.path, (1e9, 1e9))
         used = make_experts(train, RECIPE, "cpu").fingerprint
+        assert len(stored()) == 2  # looking reads the files of both
         (gone,) = store.prune(quota=stored()[0].size_bytes + 5000)
         assert gone.kind == "experts" and [e.fingerprint for e in stored()] == [used]
 

@@ -208,6 +208,19 @@ def test_prune_removes_the_least_recently_used_until_the_quota_holds(tmp_path):
     assert [e.path.name for e in store.entries(tmp_path)] == ["new"]
 
 
+def test_looking_at_a_cached_file_is_not_using_it(tmp_path):
+    now = time.time()
+    for age, name in enumerate(["new", "middle", "old"]):
+        file = tmp_path / "zca" / f"{name}.bin"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"x")
+        os.utime(file, (now, now - 1000 * (age + 1)))  # read just now, written long ago
+    assert [round(e.age_s) for e in store.entries(tmp_path, now)] == [2000, 1000, 3000]
+    store.used(tmp_path / "zca" / "old.bin")
+    store.used(tmp_path / "zca" / "gone.bin")  # no file, no matter
+    assert [e.path.stem for e in store.prune(1, root=tmp_path)] == ["middle", "new"]
+
+
 @pytest.mark.parametrize(
     ("text", "size"), [("10", 10), ("2K", 2048), ("1.5 MiB", 3 << 19), ("20gb", 20 << 30)]
 )

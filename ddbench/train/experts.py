@@ -160,8 +160,7 @@ class StoredExperts:
         self.accuracies: tuple[float, ...] = tuple(float(s.header["accuracy"]) for s in self._shards)
         self.train_s = float(sum(s.header["train_s"] for s in self._shards))
         self.size_bytes = sum(s.path.stat().st_size for s in self._shards)
-        with contextlib.suppress(OSError):  # when they were last used decides what a full cache loses first
-            os.utime(buffer.folder / "experts.json")
+        store.used(buffer.folder)
 
     def __len__(self) -> int:
         return len(self._shards)

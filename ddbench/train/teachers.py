@@ -126,6 +126,7 @@ def cached_state(key: str, cache: Path | None = None) -> dict[str, Tensor]:
             f"no teacher {key} in the cache ({path.parent}); distil again on this machine, or copy the folder here"
         )
     state: dict[str, Tensor] = store.load_state(path, "teacher")["state"]
+    store.used(path.parent)
     return state
 
 
@@ -198,6 +199,7 @@ def _write(folder: Path, train: ImageData, recipe: TeacherRecipe, made: Outcome)
 
 def _read(key: str, folder: Path, device: torch.device) -> Trained:
     saved = store.load_state(folder / "network.safetensors", "teacher")
+    store.used(folder)
     net = build(saved["network"], tuple(saved["shape"]), saved["classes"])
     net.load_state_dict(saved["state"])
     initial = store.load_state(folder / "initial.safetensors", "initial state of a teacher")
