@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ddbench.seeding import Generators
-from ddbench.trainplan import ViewPlan
+from ddbench.trainplan import LABEL_MODES, ViewPlan
 
 STORED_FORMS = ("input", "unit", "uint8")
 SOFT_KINDS = ("none", "probabilities", "logits", "values")
@@ -347,9 +347,11 @@ class NetworkRef:
 class Labeller:
     """Networks that label views of the items: weighted mean of their logits.
 
-    ``batch_norm``: ``eval`` (running statistics) or ``train-halves`` (batch statistics of the first floor(B/2) images and of
-    the rest, apart; dropout stays off).  ``sees``: the ``augmented`` batch or the ``clean`` item.  ``views``: the plan whose
-    answers are stored beside the set as memory-mapped shards; None: the networks answer while the student trains.
+    ``batch_norm``: ``eval`` (running statistics), ``train`` (statistics of the batch) or ``train-halves`` (of the first
+    floor(B/2) images and of the rest, apart); dropout stays off.  A protocol that labels views itself takes its own mode,
+    ``sees``, ``combine`` and plan and only the networks, their weights and space from here.  ``sees``: the ``augmented`` batch or the ``clean`` item.  ``views``: the plan whose
+    answers are stored beside the set as memory-mapped shards; None: the networks answer while the student trains.  Without
+    networks (files of FKD) only stored answers can be had.
     ``combine``: ``mean``, or ``norm-mean``, which first gives every network's batch of logits the mean Frobenius norm
     (G-VBSM on ImageNet-1K).  ``space`` is that of the networks' inputs; its ``stored`` does not matter.
     """
@@ -364,10 +366,12 @@ class Labeller:
     def __post_init__(self) -> None:
         if self.combine not in ("mean", "norm-mean"):
             raise ValueError(f"labeller combine is {self.combine!r}; expected mean or norm-mean")
-        if not self.networks:
-            raise ValueError("a labeller has no networks; expected at least one")
-        if self.batch_norm not in ("eval", "train-halves"):
-            raise ValueError(f"labeller batch_norm is {self.batch_norm!r}; expected eval or train-halves")
+        if not self.networks and self.views is None:
+            raise ValueError("a labeller has no networks and no stored views; expected one of them")
+        if self.batch_norm not in LABEL_MODES:
+            raise ValueError(
+                f"labeller batch_norm is {self.batch_norm!r}; expected one of {', '.join(LABEL_MODES)}"
+            )
         if self.sees not in ("augmented", "clean"):
             raise ValueError(f"labeller sees {self.sees!r}; expected augmented or clean")
 
@@ -619,11 +623,24 @@ class TeacherRecipe:
     """How teachers and experts are trained on the real data; its fingerprint (with data and code) addresses the cache."""
 
     network: str = "ConvNet"
+    weights: str = ""
+    """Public weights of a ``torchvision:`` or ``timm:`` network (``IMAGENET1K_V1``): taken instead of training, whatever else
+    the recipe says of it; "": trained."""
     epochs: int = 10
     batch: int = 256
+    optimiser: str = "sgd"
+    """``sgd`` | ``adam`` (weight decay added to the gradient); experts are trained by sgd alone."""
     lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    schedule: str = "steps"
+    """``steps`` (milestones, gamma) | ``cosine`` (per epoch, to 0 after ``period`` epochs)."""
+    period: int | None = None
+    """Epochs of half a cosine, after the warm-up; None: what the warm-up leaves.  A shorter one rises again."""
+    warmup: int = 0
+    """First epochs, in which the rate grows linearly from ``warmup_from`` times ``lr`` (cosine only)."""
+    warmup_from: float = 0.01
+    """Share of ``lr`` in the first epoch of a warm-up."""
     milestones: tuple[int, ...] = ()
     """Counts of finished epochs after which the learning rate is multiplied by ``gamma``."""
     gamma: float = 0.1
@@ -642,7 +659,8 @@ class TeacherRecipe:
     """Weight of the mean over images and pixels of (norm over channels of the gradient of the summed logits - 1)^2, on the
     batch without augmentation; AST: 2."""
     augment: str = "none"
-    """``none`` | ``dsa`` | ``dsa-flip`` | ``diffaug:NAMES``; per-image parameters."""
+    """``none`` | ``dsa`` | ``dsa-flip`` | ``diffaug:NAMES`` | ``crop-flip`` (zero pad 4, crop, mirror) | ``resized-flip`` (random
+    resized crop of (0.08, 1) of the area, mirror); per-image parameters, mirrored only where the data set allows it."""
     mix: str = "none"
     """``none`` | ``cutmix`` (after the augmentation, with ``mix_probability`` a batch)."""
     mix_probability: float = 0.5
@@ -679,6 +697,16 @@ class Trained:
     accuracy: float
     train_s: float
     initial: Mapping[str, Tensor] = field(default_factory=dict)
+    name: str = ""
+    """Canonical name of the network."""
+    space: Space | None = None
+    """Of the network's inputs."""
+    source: str = "cache"
+    """Where its weights are found again, as in :class:`NetworkRef`: ``cache`` | ``public``."""
+
+    def ref(self, weight: float = 1.0) -> NetworkRef:
+        """How a labeller names this network."""
+        return NetworkRef(self.name, self.source, self.fingerprint, weight=weight)
 
 
 class Experts(Protocol):

@@ -12,8 +12,21 @@ from typing import Any
 OPTIMISERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "steps", "cosine")
 LOSSES = ("ce", "kl", "mse", "mse-gt")
-AUGMENTS = ("none", "dsa", "dsa-flip", "dc", "diffaug:NAMES")
+AUGMENTS = ("none", "dsa", "dsa-flip", "dc", "diffaug:NAMES", "crop-flip", "resized-flip")
 MIXES = ("none", "cutmix")
+LABEL_MODES = ("eval", "train", "train-halves")
+
+
+def cosine_lr(
+    lr: float, epoch: int, epochs: int, eta: float = 1, warmup: int = 0, start: float = 0.01
+) -> float:
+    """The rate of a 0-based epoch: linear over ``warmup`` epochs from ``start * lr``, then half a cosine to 0 over
+    ``(epochs - warmup) * eta`` epochs."""
+    from math import cos, pi
+
+    if epoch < warmup:
+        return lr * (start + (1 - start) * epoch / warmup)
+    return lr * 0.5 * (1 + cos(pi * (epoch - warmup) / ((epochs - warmup) * eta)))
 
 
 def stepped_lr(lr: float, gamma: float, milestones: Iterable[int], epoch: int) -> float:
@@ -64,6 +77,40 @@ class ViewPlan:
 
 
 @dataclass(frozen=True)
+class LabelPlan:
+    """How a protocol has every view of the items labelled by networks (specs of the KD protocols).
+
+    The networks, their weights and the space of their inputs are those of the set's labeller; a set without one (a coreset,
+    a set with hard labels) is labelled by the protocol's own teachers, ``networks`` squeezed by the recipe ``squeeze``.
+    """
+
+    store: bool = False
+    """Every view is answered once, before training, into shards of fp16 logits whose bytes count as labels, and all students
+    see the same views; else the networks answer while each student trains, on views of its own, and stand beside the set."""
+    batch_norm: str = "eval"
+    """``eval`` | ``train`` (statistics of the whole batch) | ``train-halves`` (of its halves)."""
+    sees: str = "augmented"
+    """``augmented``: the very batch that the student sees | ``clean``: the item, once; mixed views mix the answers."""
+    combine: str = "mean"
+    """Of several networks: ``mean`` | ``norm-mean``, as in ``contract.Labeller``."""
+    always: bool = False
+    """Label by the protocol's own teachers even where the set brings a labeller."""
+    networks: tuple[str, ...] = ("ResNet18BN",)
+    """The protocol's own teachers, equally weighted."""
+    squeeze: str = "sre2l"
+    """Named recipe of their training (``ddbench/train/squeeze.py``)."""
+
+    def __post_init__(self) -> None:
+        for field, value, valid in (
+            ("batch_norm", self.batch_norm, LABEL_MODES),
+            ("sees", self.sees, ("augmented", "clean")),
+            ("combine", self.combine, ("mean", "norm-mean")),
+        ):
+            if value not in valid:
+                raise ValueError(f"LabelPlan.{field} is {value!r}; expected one of {', '.join(valid)}")
+
+
+@dataclass(frozen=True)
 class TrainPlan:
     """How one student is trained on a distilled set and when it is tested.
 
@@ -98,6 +145,8 @@ class TrainPlan:
     """Make a new optimiser (momentum dropped) at each milestone, as the classic protocol does."""
     eta: float = 1.0
     """Stretch of the cosine: 2 ends near half of the peak."""
+    warmup: int = 0
+    """First epochs of a cosine, in which the rate grows linearly from a hundredth of ``lr``."""
     augment: str = "none"
     """``none`` | ``dsa`` (classic one-of lottery; flip left out where the data set forbids it) | ``dsa-flip`` (FYI's: a flip
     always, then one of the rest) | ``dc`` (before DSA) | ``diffaug:NAMES`` (IDC's and NCFM's form, per-image parameters)."""
@@ -112,6 +161,15 @@ class TrainPlan:
     the test set). 0: tested after the last epoch only."""
     views: ViewPlan | None = None
     """View plan that makes the batches instead of shuffling, for teacher-labelled protocols."""
+    labels: LabelPlan | None = None
+    """How networks label every view; None: the set's own targets.  With ``views`` only."""
+    hard: bool = False
+    """Train towards the label ids, whatever soft labels or labeller the set has; loss ``ce`` only."""
+    micro_batches: int = 1
+    """Parts of a batch that go through the student one after the other, ceil(B / parts) items each, before one optimiser step;
+    each part's mean loss is divided by this count, also where a short batch has fewer parts."""
+    test_resize: bool = False
+    """Test images are first enlarged to (side // 7) * 8 and then cut to their centre (RDED)."""
     loss: str = "ce"
     """``ce`` | ``kl`` (temperature) | ``mse`` | ``mse-gt``."""
     temperature: float = 1.0
@@ -160,9 +218,7 @@ class TrainPlan:
         if self.schedule == "steps":
             return stepped_lr(self.lr, self.gamma, self.milestones, epoch)
         if self.schedule == "cosine":
-            from math import cos, pi
-
-            return self.lr * 0.5 * (1 + cos(pi * epoch / (self.epochs * self.eta)))
+            return cosine_lr(self.lr, epoch, self.epochs, self.eta, self.warmup)
         return self.lr
 
     def tested_after(self, epoch: int) -> bool:
