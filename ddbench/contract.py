@@ -348,10 +348,10 @@ class Labeller:
     """Networks that label views of the items: weighted mean of their logits.
 
     ``batch_norm``: ``eval`` (running statistics), ``train`` (statistics of the batch) or ``train-halves`` (of the first
-    floor(B/2) images and of the rest, apart); dropout stays off.  A protocol that labels views itself takes its own mode,
-    ``sees``, ``combine`` and plan and only the networks, their weights and space from here.  ``sees``: the ``augmented`` batch or the ``clean`` item.  ``views``: the plan whose
-    answers are stored beside the set as memory-mapped shards; None: the networks answer while the student trains.  Without
-    networks (files of FKD) only stored answers can be had.
+    floor(B/2) images and of the rest, apart); dropout stays off.  ``sees``: the ``augmented`` batch or the ``clean`` item.
+    A protocol that labels views itself takes these two, ``combine`` and the plan from its own row, and only the networks,
+    their weights and space from here.  ``views``: the plan whose answers are stored beside the set as memory-mapped shards;
+    None: the networks answer while the student trains.  Without networks (files of FKD) only stored answers can be had.
     ``combine``: ``mean``, or ``norm-mean``, which first gives every network's batch of logits the mean Frobenius norm
     (G-VBSM on ImageNet-1K).  ``space`` is that of the networks' inputs; its ``stored`` does not matter.
     """
@@ -659,8 +659,8 @@ class TeacherRecipe:
     """Weight of the mean over images and pixels of (norm over channels of the gradient of the summed logits - 1)^2, on the
     batch without augmentation; AST: 2."""
     augment: str = "none"
-    """``none`` | ``dsa`` | ``dsa-flip`` | ``diffaug:NAMES`` | ``crop-flip`` (zero pad 4, crop, mirror) | ``resized-flip`` (random
-    resized crop of (0.08, 1) of the area, mirror); per-image parameters, mirrored only where the data set allows it."""
+    """``none`` | ``dsa`` | ``dsa-flip`` | ``diffaug:NAMES`` | ``crop-flip`` (zero pad 4, crop, mirror) | ``resized-flip``
+    (random resized crop of (0.08, 1) of the area, mirror); per-image parameters, mirrored only where the data set allows it."""
     mix: str = "none"
     """``none`` | ``cutmix`` (after the augmentation, with ``mix_probability`` a batch)."""
     mix_probability: float = 0.5

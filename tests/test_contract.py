@@ -187,7 +187,7 @@ class TestLabellersAndPrograms:
             (lambda: Labeller((), SPACE), "no networks"),
             (
                 lambda: Labeller((NetworkRef("a", "cache", "b"),), SPACE, "train"),
-                "expected eval or train-halves",
+                "expected one of eval, train, train-halves",
             ),
             (
                 lambda: Labeller((NetworkRef("a", "cache", "b"),), SPACE, sees="all"),
