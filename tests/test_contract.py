@@ -186,7 +186,7 @@ class TestLabellersAndPrograms:
             (lambda: NetworkRef("ConvNet", "cache", "x", outputs=(1,)), "public networks only"),
             (lambda: Labeller((), SPACE), "no networks"),
             (
-                lambda: Labeller((NetworkRef("a", "cache", "b"),), SPACE, "train"),
+                lambda: Labeller((NetworkRef("a", "cache", "b"),), SPACE, "halves"),
                 "expected one of eval, train, train-halves",
             ),
             (

@@ -24,7 +24,8 @@ from torch import Tensor
 from ddbench.trainplan import ViewPlan
 
 _ORDER, _FLIP, _CROP, _MIX, _PERMUTE = range(1, 6)
-_TRIES = 10  # of a resized crop before it falls back to the centre, as in torchvision
+CROP_TRIES = 10
+"""Of a resized crop before it falls back to the centre, as in torchvision."""
 _U64 = npt.NDArray[np.uint64]
 
 
@@ -135,26 +136,51 @@ def batches(plan: ViewPlan, n: int, epoch: int, tensors: Mapping[str, Tensor] | 
 
 
 def _resized_boxes(plan: ViewPlan, epoch: int, ids: _U64, height: int, width: int) -> Tensor:
-    """torchvision's random resized crop: ten tries at area and log-uniform ratio, then the central crop."""
     draws = _uniform(
-        plan.seed, _CROP, epoch, ids[:, None, None], _counter(_TRIES)[None, :, None], _counter(4)[None, None]
+        plan.seed,
+        _CROP,
+        epoch,
+        ids[:, None, None],
+        _counter(CROP_TRIES)[None, :, None],
+        _counter(4)[None, None],
     )
-    low, high = plan.crop_scale
+    return resized_boxes(draws, (height, width), plan.crop_scale, plan.crop_ratio)
+
+
+def resized_boxes(
+    draws: npt.NDArray[np.float64],
+    size: tuple[int, int],
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratios: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Tensor:
+    """Boxes of torchvision's random resized crop: ten tries at area and log-uniform ratio, then the central crop.
+
+    Args:
+        draws: (n, CROP_TRIES, 4) uniform in [0, 1): area, ratio, top and left of each try.
+        size: (H, W) of the images.
+        scale: share of the area between which a try is drawn.
+        ratios: width to height, likewise.
+
+    Returns:
+        int64 (n, 4): top, left, height, width, in pixels.
+    """
+    height, width = size
+    low, high = scale
     area = height * width * (low + (high - low) * draws[..., 0])
-    log_low, log_high = math.log(plan.crop_ratio[0]), math.log(plan.crop_ratio[1])
+    log_low, log_high = math.log(ratios[0]), math.log(ratios[1])
     ratio = np.exp(log_low + (log_high - log_low) * draws[..., 1])
     w = np.rint(np.sqrt(area * ratio)).astype(np.int64)
     h = np.rint(np.sqrt(area / ratio)).astype(np.int64)
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
     top = np.floor(draws[..., 2] * (height - h + 1)).astype(np.int64)
     left = np.floor(draws[..., 3] * (width - w + 1)).astype(np.int64)
-    boxes = np.stack([top, left, h, w], axis=-1)[np.arange(len(ids)), fits.argmax(1)]
+    boxes = np.stack([top, left, h, w], axis=-1)[np.arange(len(draws)), fits.argmax(1)]
     shape = width / height
     centre_h, centre_w = height, width
-    if shape < plan.crop_ratio[0]:
-        centre_h = round(width / plan.crop_ratio[0])
-    elif shape > plan.crop_ratio[1]:
-        centre_w = round(height * plan.crop_ratio[1])
+    if shape < ratios[0]:
+        centre_h = round(width / ratios[0])
+    elif shape > ratios[1]:
+        centre_w = round(height * ratios[1])
     boxes[~fits.any(1)] = ((height - centre_h) // 2, (width - centre_w) // 2, centre_h, centre_w)
     return torch.from_numpy(boxes)
 
