@@ -3,7 +3,8 @@
 Our own networks get PyTorch's default laws: weights and biases of convolutions and linear layers uniform in
 +-1/sqrt(fan_in), norms 1 and 0; those with ``normal_convolutions`` draw the weights of convolutions from
 N(0, 2 / (k * k * outputs)) instead. Networks of timm and torchvision keep the laws of their library. The global
-random state is left as it was, whichever is built, and nothing is ever downloaded.
+random state is left as it was, whichever is built, and nothing is ever downloaded. Dropout, in networks of torchvision
+stochastic depth too, is seeded with the weights (``committee.Dropout``).
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from torch import nn
 
 from ddbench.compute import to_device
 from ddbench.nets import classic, names
+from ddbench.nets.committee import MAKERS, Dropout
 from ddbench.nets.convnet import ConvNet
 from ddbench.nets.names import Shape
-from ddbench.nets.resnet import ResNet18, ResNetAP10
+from ddbench.nets.resnet import ResNet, ResNetAP10
 
 _SEED_IF_NONE = 0
 _NORMS = (nn.GroupNorm, nn.LayerNorm, nn.BatchNorm2d)
@@ -84,7 +86,7 @@ def multiply_adds(network: str, shape: tuple[int, int, int], classes: int) -> fl
 
 
 def initialise_(net: nn.Module, generator: torch.Generator) -> None:
-    """Draw all weights of ``net`` anew, in place, and reset its running statistics.
+    """Draw all weights of ``net`` anew, in place, reset its running statistics and seed its dropout anew.
 
     Storage stays where it is, so compiled and captured networks see the new weights. Draws are made in
     float32 on the generator's device, hence equal for every dtype and device of the network.
@@ -96,9 +98,10 @@ def initialise_(net: nn.Module, generator: torch.Generator) -> None:
     with torch.no_grad():
         if origin is not None:  # another library's laws: build again, copy over
             name, shape, classes = origin
-            fresh = build(name, shape, classes, generator).state_dict()
-            for key, tensor in net.state_dict(keep_vars=True).items():
-                tensor.copy_(fresh[key])
+            fresh = build(name, shape, classes, generator)
+            theirs = {**dict(fresh.named_parameters()), **dict(fresh.named_buffers())}
+            for key, tensor in (*net.named_parameters(), *net.named_buffers()):
+                tensor.copy_(theirs[key])
             return
         parameters = dict(net.named_parameters())
         device = next(iter(parameters.values())).device if parameters else generator.device
@@ -107,6 +110,8 @@ def initialise_(net: nn.Module, generator: torch.Generator) -> None:
         for module in net.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.reset_running_stats()
+            elif isinstance(module, Dropout):
+                module.reseed(generator)
 
 
 def init_parameters(
@@ -182,12 +187,15 @@ def _construct(name: str, shape: Shape, classes: int) -> nn.Module:
         return classic.lenet(shape, classes)
     if name == "ResNetAP10":
         return ResNetAP10(shape, classes)
+    if name in MAKERS:
+        return MAKERS[name](shape, classes)
     batch = "BN" in name
     if name.startswith("AlexNet"):
         return classic.alexnet(shape, classes, norm="BN" if batch else "NN")
     if name.startswith("VGG11"):
         return classic.vgg11(shape, classes, norm="BN" if batch else "IN")
-    return ResNet18(shape, classes, norm="BN" if batch else "IN", pooled=name.endswith("_AP"))
+    layers = int(name.removesuffix("_AP").removesuffix("BN").removeprefix("ResNet"))
+    return ResNet(shape, classes, layers, norm="BN" if batch else "IN", pooled=name.endswith("_AP"))
 
 
 def _draw(net: nn.Module, generator: torch.Generator, device: torch.device) -> dict[str, torch.Tensor]:
@@ -237,6 +245,7 @@ def _from_library(name: str, shape: Shape, classes: int, generator: torch.Genera
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs as well
         try:
             net = make(model, shape, classes)
+            _seed_dropout(net)
             net.eval()
             with torch.no_grad():
                 out = net(torch.zeros(1, *shape))
@@ -249,6 +258,17 @@ def _from_library(name: str, shape: Shape, classes: int, generator: torch.Genera
         raise ValueError(f"{name} does not give logits of shape (N, {classes}); choose another network")
     net.ddbench_origin = (name, shape, classes)  # type: ignore[assignment]
     return net.train()
+
+
+def _seed_dropout(net: nn.Module) -> None:
+    """Put :class:`Dropout` in the place of modules that would draw from the global random state."""
+    from torchvision.ops import StochasticDepth
+
+    for path, module in list(net.named_modules()):
+        if isinstance(module, (nn.Dropout, StochasticDepth)) and module.p > 0:
+            seeded = Dropout(module.p, rows=isinstance(module, StochasticDepth))
+            seeded.reseed(torch.default_generator)
+            setattr(net.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2], seeded)
 
 
 def _timm(model: str, shape: Shape, classes: int) -> nn.Module:

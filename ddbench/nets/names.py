@@ -10,7 +10,8 @@ with one channel a group), GroupNorm with 4 groups. P: no, maximum, average pool
 canonical name is ``ConvNet``. ``timm:NAME`` and ``torchvision:NAME`` are names too; those libraries check
 NAME when the network is built.
 
-Source: the networks of Zhao, Mopuri and Bilen, arXiv:2006.05929, and Zhao and Bilen, arXiv:2110.04181.
+Source: the networks of Zhao, Mopuri and Bilen, arXiv:2006.05929, and Zhao and Bilen, arXiv:2110.04181; those of CV-DD's
+(arXiv:2501.07575) and INFER's (arXiv:2408.06927) committees.
 """
 
 from __future__ import annotations
@@ -40,7 +41,24 @@ _FIXED = (
     "ResNet18_AP",
     "ResNet18BN_AP",
     "ResNetAP10",
+    *("ResNet50BN", "ResNet101BN"),
+    *("MobileNetV2", "ShuffleNetV2", "DenseNet121", "EfficientNetB0", "ShuffleNetG2"),
 )
+_LARGE = {
+    "ResNet18BN": "torchvision:resnet18",
+    "ResNet50BN": "torchvision:resnet50",
+    "ResNet101BN": "torchvision:resnet101",
+    "MobileNetV2": "torchvision:mobilenet_v2",
+    "ShuffleNetV2": "torchvision:shufflenet_v2_x1_0",
+    "DenseNet121": "torchvision:densenet121",
+    "EfficientNetB0": "torchvision:efficientnet_b0",
+}
+"""Networks for small images and what the field uses above 64 pixels."""
+_BATCH_NORM_ONLY = ("ResNet50BN", "ResNet101BN")
+_HALVINGS = {
+    **dict.fromkeys(("MobileNetV2", "ShuffleNetV2", "DenseNet121", "ShuffleNetG2", *_BATCH_NORM_ONLY), 3),
+    "EfficientNetB0": 4,
+}
 _CONVNETS = (
     *("ConvNet", "ConvNetD1", "ConvNetD2", "ConvNetD4", "ConvNetD5", "ConvNetD6"),
     *("ConvNetW32", "ConvNetW64", "ConvNetW256", "ConvNetAS", "ConvNetAL", "ConvNetASwish"),
@@ -148,7 +166,8 @@ def evaluation_mode(name: str, mode: str) -> str:
 
     Mode ``SS`` keeps the name. Mode ``S`` cuts it at "BN", and everything behind goes too, as in the
     published code: ConvNetBN -> ConvNet, AlexNetBN -> AlexNet (which has no norm), ResNet18BN_AP -> ResNet18
-    (strided), ConvNetBNMP -> ConvNet. S is the default of DC and DSA, SS that of DM and DataDAM.
+    (strided), ConvNetBNMP -> ConvNet. S is the default of DC and DSA, SS that of DM and DataDAM. ResNet50BN and
+    ResNet101BN, which exist with batch norm only, keep their names.
 
     Raises:
         LookupError: no such network.
@@ -159,16 +178,20 @@ def evaluation_mode(name: str, mode: str) -> str:
             f"evaluation mode is {mode!r}; expected S or SS (pools {', '.join(POOLS)} are lists)"
         )
     name = canonical(name)
-    if mode == "SS" or ":" in name:
+    if mode == "SS" or ":" in name or name in _BATCH_NORM_ONLY:
         return name
     return canonical(name.split("BN")[0])
 
 
 def for_side(name: str, side: int) -> str:
-    """A protocol's default ConvNet with as many blocks as the field gives images of ``side`` pixels, where no depth is named.
+    """A protocol's default network in the form that the field gives images of ``side`` pixels.
 
-    3 blocks up to 32 pixels, 4 at 64, 5 at 128, 6 above; other networks, and ConvNets with a depth, stay as they are.
+    A ConvNet where no depth is named: 3 blocks up to 32 pixels, 4 at 64, 5 at 128, 6 above.  A ResNet with batch norm or
+    a committee's network: above 64 pixels torchvision's of that architecture (ShuffleNetV2 of width 1.0), except
+    ShuffleNetG2, which has none.  All others stay as they are.
     """
+    if side > 64 and name in _LARGE:
+        return _LARGE[name]
     variant = parse_convnet(name)
     if variant is None or re.match(r"ConvNetD\d", name):
         return name
@@ -191,7 +214,8 @@ def why_not(name: str, shape: Shape) -> str | None:
     LeNet, AlexNet and VGG11 have heads for 32x32 images, or 1x28x28 padded to that. ResNet18 averages its
     last maps, which at 32x32 is the published 4x4 pooling, and ResNet18_AP flattens them; ResNetAP10 averages them
     too, at a 32nd of the side: all take any image whose last maps have a pixel or, where norm is per image and map
-    (IN), more than one: normed alone, a pixel is zero whatever the image shows. Networks of other libraries are
+    (IN), more than one: normed alone, a pixel is zero whatever the image shows. The deep ResNets and the committees'
+    networks average their last maps, at an 8th of the side, EfficientNetB0 at a 16th. Networks of other libraries are
     tried out when they are built.
     """
     name = canonical(name)
@@ -212,6 +236,12 @@ def why_not(name: str, shape: Shape) -> str | None:
         if min(h, w) >= 64:
             return None
         return f"{name} accepts sides from 64 on, not {given}; use ResNet18BN or a ConvNet, or resize"
+    if name in _HALVINGS:
+        least = 2 ** _HALVINGS[name]
+        if min(h, w) >= least:
+            return None
+        other = ", MobileNetV2 or ResNet18BN, which take 8x8," if 8 <= min(h, w) else ""
+        return f"{name} accepts sides from {least} on, not {given}; use MLP{other} or a ConvNet"
     if name.startswith("ResNet18"):
         pooled, batch = name.endswith("_AP"), "BN" in name
         least = 8 if batch else 16 if pooled else 9
