@@ -16,7 +16,7 @@ from torch import Tensor
 from ddbench.contract import DistilledSet, Task
 from ddbench.matching.recovery import Recovery, recover
 from ddbench.registry import method
-from ddbench.train.squeezed import class_sorted, labelled, space_of, squeezed
+from ddbench.train.squeezed import check_kept, class_sorted, labelled, space_of, squeezed
 
 
 @method(family="recovery", paper="arXiv:2306.13092", labels="labeller")
@@ -49,6 +49,7 @@ class SRe2L:
 
     def __post_init__(self) -> None:
         self.recovery(flip=True)
+        check_kept(self.stored)
 
     def recovery(self, flip: bool) -> Recovery:
         """Settings of the loop; ``flip``: whether a mirrored image keeps its class."""
@@ -80,20 +81,20 @@ _CIFAR = dict(iterations=1000, lr=0.25, bn_weight=0.01, crop=False, flip=False, 
 _SMALL = dict(
     network="ConvNetD2W32BN",
     squeeze="quick",
-    iterations=100,
+    iterations=300,
     lr=0.1,
-    bn_weight=0.1,
+    bn_weight=1.0,
     classes_at_once=10,
-    roll=(-1, 1),
+    roll=(0, 0),
 )
 _CPU = dict(
     network="ConvNetW32BN",
     squeeze="quick",
     iterations=300,
     lr=0.1,
-    bn_weight=0.05,
+    bn_weight=1.0,
     classes_at_once=10,
-    roll=(-4, 4),
+    roll=(-2, 2),
 )
 RECIPES = {
     ("authors", "imagenet1k", None): dict(

@@ -59,14 +59,20 @@ def space_of(trained: Trained, task: Task) -> Space:
     return trained.space or task.train.space
 
 
+def check_kept(how: str) -> None:
+    """Raises:
+    ValueError: no way of :data:`KEPT`."""
+    if how not in KEPT:
+        raise ValueError(f"stored is {how!r}; expected {' or '.join(KEPT)}")
+
+
 def kept(images: Tensor, how: str) -> Tensor:
     """uint8 images (n, C, H, W) as a set keeps them; see :data:`KEPT`.
 
     Raises:
         ValueError: another way.
     """
-    if how not in KEPT:
-        raise ValueError(f"stored is {how!r}; expected {' or '.join(KEPT)}")
+    check_kept(how)
     if how == "uint8":
         return images
     return torch.stack([_jpeg(image) for image in images.cpu()])
