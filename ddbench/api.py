@@ -12,12 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddbench import codecs, data, plan, registry, runner, sets
+from ddbench import codecs, data, plan, protocols, registry, runner, sets
 from ddbench.contract import Card, CodecSpec, DistilledSet, RealData, Space, Targets
 from ddbench.nets import names as network_names
+from ddbench.protocols.labelling import labelled
+from ddbench.protocols.train import RowProtocol, make_items
 from ddbench.records import Cell, DistilCell, Record
 from ddbench.task import BudgetUsedUp, RunTask, TimeBudget, parse_duration, pick_device, say
-from ddbench.train.engine import EngineOptions
+from ddbench.train.engine import EngineOptions, Progress
+from ddbench.train.labels import FOLDER, Store, StoredAnswers
+from ddbench.train.labels import beside as labels_beside
 
 _PROBABILITY_TOLERANCE = 1e-3
 """By how much rows of probabilities may miss 1 (fp16 rows of 1,000 classes do by 5e-4)."""
@@ -360,9 +364,14 @@ def evaluate(
         >>> records = ddbench.evaluate(images, labels, dataset="digits", space="unit")  # doctest: +SKIP
     """
     chosen = pick_device(device)
+    answers: Path | None = None
     if isinstance(images, (str, os.PathLike)):
+        answers = labels_beside(Path(images))
         images = load(images)
     if isinstance(images, DistilledSet):
+        labeller = images.targets.labeller
+        if labeller is None or labeller.networks:  # nothing is written, and these can be asked again
+            answers = None
         if labels is not None or space is not None or label_kind is not None or codec is not None:
             raise ValueError(
                 "a distilled set has labels and space of its own; expected no labels=, space=, label_kind= or codec="
@@ -393,7 +402,7 @@ def evaluate(
         if reason:
             raise ValueError(reason)
     card = distilled.card
-    options = EngineOptions(chosen, precision, engine, memory_limit_mib)
+    options = EngineOptions(chosen, precision, engine, memory_limit_mib, answers)
     facts: Mapping[str, Any] = {}
     with contextlib.suppress(LookupError, registry.PluginError):  # a set of somebody else's method
         facts = registry.facts("methods", card.method).keywords
@@ -430,3 +439,61 @@ def evaluate(
 
         records.append(runner.score(distilled, real, cell, options, base=base, quiet=quiet, seed=seed))
     return records
+
+
+def make_labels(
+    path: str | os.PathLike[str],
+    protocol: str,
+    *,
+    network: str | None = None,
+    dataset: str | RealData | None = None,
+    runs: str | os.PathLike[str] = "runs",
+    device: str = "auto",
+    data_root: str | os.PathLike[str] | None = None,
+    memory_limit_mib: float | None = None,
+    progress: Progress | None = None,
+) -> Store:
+    """Answer every view of a set for a protocol that stores labels, into the folder where runs look for them.
+
+    Args:
+        path: of a distilled set.
+        protocol: a name.
+        network: of the students, on which some protocols' batch depends; None: the protocol's own.
+        dataset: name of the real data, or real data of your own; None: the set's own.
+        runs: run folder.
+        progress: called with (done, total), of teachers and then of views.
+
+    Raises:
+        LookupError: unknown names; the message has the nearest.
+        ValueError: a protocol that stores no labels, or does not accept the set.
+    """
+    chosen = pick_device(device)
+    distilled = load(path)
+    row = protocols.get(protocol)
+    if not isinstance(row, RowProtocol) or row.plan.labels is None:
+        raise ValueError(
+            f"protocol {protocol} has no teacher labels; name one that has (see: ddbench list protocols)"
+        )
+    real = _real(dataset or distilled.card.dataset, chosen, data_root, memory_limit_mib)
+    codecs.check(distilled, real.train)
+    student = network_names.canonical(network or plan.default_networks(protocol, real.train.shape[-1])[0])
+    if reason := row.accepts(distilled, student, real.name):
+        raise ValueError(reason)
+    planned = row.plan_for(distilled, student, real.name, real.train)
+    labels = planned.labels
+    if labels is None or not labels.store or labels.sees == "clean":
+        how = (
+            "labels every item once"
+            if labels and labels.sees == "clean"
+            else "has networks answer while students train"
+        )
+        raise ValueError(
+            f"protocol {protocol} {how} on {real.name}, so there is nothing to make beforehand; name one that stores views"
+        )
+    options = EngineOptions(chosen, "fp32", "auto", memory_limit_mib)
+    folder = Path(runs) / FOLDER
+    found = labelled(
+        distilled, make_items(distilled, real, options), real, planned, options, folder, progress
+    )
+    assert isinstance(found.answers, StoredAnswers)  # as the plan stores them
+    return found.answers.store

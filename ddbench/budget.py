@@ -4,7 +4,7 @@ Bytes count what a student needs and a stranger would have to be sent, as stored
 
 - images: the codec's image tensors; a subset counts the uint8 images that it names, C * H * W bytes each, once.
 - labels: ids in the smallest integer type that holds the classes, soft labels and weights as stored, a labeller's inline
-  networks and low-rank parts, explicit boxes, and stored answers (shards beside the set).
+  networks and low-rank parts, explicit boxes, and stored answers (the fp16 logits of every view, in shards beside the set).
 - codec: every other tensor of the set (label tables, decoders).
 - space: 4 bytes a mean and a deviation; mean and transform of a whitening.
 - program: step sizes and order as stored, frozen initial weights.
@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
@@ -94,7 +95,8 @@ def byte_count(distilled: DistilledSet, shards: Path | None = None) -> ByteCount
 
     Args:
         distilled: the set; a subset needs ``card.shape``.
-        shards: folder with stored answers; without it their bytes are ``card.notes["stored_label_bytes"]``, or none.
+        shards: folder of the stored answers that the set is used with (``train.labels.store_path``: one store, not several side
+            by side); without it their bytes are ``card.notes["stored_label_bytes"]``, or none.
 
     Raises:
         ValueError: a subset whose card does not say the shape of an image.
@@ -124,7 +126,7 @@ def byte_count(distilled: DistilledSet, shards: Path | None = None) -> ByteCount
     for t in (ids, distilled.targets.soft, distilled.targets.weights):
         labels += 0 if t is None else t.nbytes
     if shards is not None:
-        labels += sum(f.stat().st_size for f in shards.rglob("*.npy"))
+        labels += sum(np.load(f, mmap_mode="r", allow_pickle=False).nbytes for f in shards.glob("*.npy"))
     else:
         labels += int(distilled.card.notes.get(LABEL_NOTE, 0))
     counted: set[str] = set()

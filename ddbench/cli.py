@@ -872,6 +872,461 @@ def experts_remove(fingerprints: tuple[str, ...], everything: bool, dry_run: boo
         cloup.echo(f"left {entry.fingerprint}: a process is training its experts just now", err=True)
 
 
+# ------------------------------------------------------------------------------------------------ teachers
+
+
+@cli.group(
+    "teachers",
+    context_settings=_HELP,
+    short_help="Teachers: list, train, evaluate, remove.",
+    epilog=_example("ddbench teachers list", "ddbench teachers train ConvNetD2W32BN --dataset digits"),
+)
+def teachers_() -> None:
+    """Teachers: networks trained on real data, which methods squeeze, match and label with.
+
+    They lie in the cache, shared by all methods and runs whose recipes agree (docs/teachers.md).
+    """
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None or value != value else f"{100 * value:.1f}"
+
+
+def _teacher_row(entry: Any) -> dict[str, Any]:
+    from ddbench.board import human_bytes
+
+    train = " (train)" if entry.recipe.get("held_out") == 0 else ""
+    return {
+        "fingerprint": entry.fingerprint,
+        "data set": entry.data or "damaged",
+        "network": entry.network,
+        "accuracy %": _share(entry.accuracy) + (train if entry.accuracy is not None else ""),
+        "test %": _share(entry.test_accuracy),
+        "epochs": entry.recipe.get("epochs", ""),
+        "seconds": f"{entry.train_s:.1f}",
+        "size": human_bytes(entry.size_bytes),
+    }
+
+
+def _teacher_document(entry: Any) -> dict[str, Any]:
+    import dataclasses
+
+    return {**dataclasses.asdict(entry), "path": str(entry.path)}
+
+
+@teachers_.command(
+    "list", short_help="What is there, how good, how large.", epilog=_example("ddbench teachers list")
+)
+@_as_json
+def teachers_list(as_json: bool) -> None:
+    """Teachers in the cache: accuracy on what was held out of the training data, and on the test data where it was measured.
+
+    Where nothing was held out the accuracy is that on the training images and says so.  --json has the whole recipes,
+    the normalisation, and why a damaged one cannot be read.
+    """
+    from ddbench import store
+    from ddbench.board import human_bytes
+    from ddbench.train import teachers
+
+    found = teachers.stored()
+    total = sum(entry.size_bytes for entry in found)
+    head = f"{store.cache_root() / 'teachers'}: {human_bytes(total)} in {_entries(len(found))}"
+    document = [_teacher_document(entry) for entry in found]
+    _say(as_json, document, f"{head}\n{_table([_teacher_row(entry) for entry in found])}")
+
+
+_teacher_device = option("--device", default="auto", metavar="auto|cpu|cuda[:i]", help="where to compute")
+_teacher_memory = option(
+    "--memory-limit",
+    metavar="SIZE",
+    help="plan with so much memory, such as 4G; larger data stay on disk",
+)
+
+
+@teachers_.command(
+    "train",
+    short_help="Train a network under a named recipe.",
+    epilog=_example(
+        "ddbench teachers train ConvNetD2W32BN --dataset digits",
+        "ddbench teachers train ResNet18BN --dataset cifar10 --squeeze sre2l --device cuda",
+        "ddbench teachers train ConvNetW32BN --dataset mnist --set epochs=3 --held-out 0.2 --count 2",
+    ),
+)
+@cloup.argument("network", help="name of a network (see: ddbench list networks)")
+@option_group(
+    "which teachers",
+    option("--dataset", default="digits", metavar="NAME", help="data set, or imagefolder:PATH"),
+    option(
+        "--squeeze",
+        default="quick",
+        metavar="NAME",
+        help="named recipe: sre2l, cvdd, infer, rded (the authors', by data set), or quick (ours, for a CPU)",
+    ),
+    option(
+        "--held-out",
+        type=float,
+        metavar="F",
+        help="share of each class that measures the accuracy instead of training (default: the recipe's)",
+    ),
+    option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="override one field of the recipe (docs/teachers.md); repeatable",
+    ),
+    option("--count", type=cloup.IntRange(min=1), metavar="N", help="independent networks (default: 1)"),
+    option("--seed", type=int, metavar="N", help="of their chance (default: 0, which methods ask for)"),
+)
+@option_group("how it runs", _teacher_device, _teacher_memory, _root, _plugin)
+@_quiet
+@_as_json
+def teachers_train(
+    network: str,
+    dataset: str,
+    squeeze: str,
+    held_out: float | None,
+    settings: tuple[str, ...],
+    count: int | None,
+    seed: int | None,
+    device: str,
+    memory_limit: str | None,
+    data_root: str | None,
+    plugins: tuple[str, ...],
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Train networks on real data, or find them, and measure their test accuracy.
+
+    With several GPUs: torchrun --nproc-per-node 2 -m ddbench teachers train NETWORK, and the same options.
+    """
+    from ddbench import plan
+
+    _data_root(data_root)
+    _plugins(plugins)
+    given: dict[str, Any] = dict(plan.parse_settings(settings))
+    given.update(
+        {k: v for k, v in (("held_out", held_out), ("count", count), ("seed", seed)) if v is not None}
+    )
+    from ddbench import runner
+    from ddbench.train import distributed
+    from ddbench.train.squeeze import squeeze_recipe, with_settings
+
+    recipe = with_settings(squeeze_recipe(squeeze, network, dataset), given)
+    limit = _size_mib("--memory-limit", memory_limit)
+    with distributed.joined(device) as (place, own):
+        alone = quiet or as_json or not place.first
+        context = runner.Context(device=own, memory_limit_mib=limit, quiet=alone)
+        made, now = runner.Session(context).teachers(dataset, recipe)
+    if not place.first:
+        return
+    document = {"trained_now": now, "teachers": [_teacher_document(entry) for entry in made]}
+    head = f"{_count(len(made), 'teacher')}: {now} trained now, {len(made) - now} found"
+    _say(as_json, document, f"{head}\n{_table([_teacher_row(entry) for entry in made])}")
+
+
+@teachers_.command(
+    "evaluate",
+    short_help="Measure its test accuracy.",
+    epilog=_example("ddbench teachers evaluate 3f0c9a1b7d52e468 --dataset digits"),
+)
+@cloup.argument("fingerprint", help="of the teacher (see: ddbench teachers list)")
+@option("--dataset", metavar="NAME", help="data set that it was trained on (default: its own)")
+@option_group("how it runs", _teacher_device, _teacher_memory, _root, _plugin)
+@_as_json
+def teachers_evaluate(
+    fingerprint: str,
+    dataset: str | None,
+    device: str,
+    memory_limit: str | None,
+    data_root: str | None,
+    plugins: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Measure the test accuracy of a teacher in the cache, and keep it beside the weights."""
+    _data_root(data_root)
+    _plugins(plugins)
+    from ddbench import data, runner
+    from ddbench.train import teachers
+
+    where = runner.check(runner.Context(device=device))
+    named = dataset or teachers.about(fingerprint)["data"]
+    if not named:
+        raise ValueError(f"teacher {fingerprint} does not say what it was trained on; name it with --dataset")
+    real = data.load(named, device=where, memory_limit_mib=_size_mib("--memory-limit", memory_limit))
+    teachers.evaluate(fingerprint, real, where)
+    entry = teachers.look(fingerprint)
+    _say(as_json, _teacher_document(entry), _table([_teacher_row(entry)]))
+
+
+@teachers_.command(
+    "remove",
+    short_help="Remove some, or all.",
+    epilog=_example("ddbench teachers remove 3f0c9a1b7d52e468", "ddbench teachers remove --all --dry-run"),
+)
+@cloup.argument("fingerprints", nargs=-1, help="of the teachers (see: ddbench teachers list)")
+@option("--all", "everything", is_flag=True, help="all teachers in the cache")
+@option("--dry-run", is_flag=True, help="only say what would go")
+@_as_json
+def teachers_remove(fingerprints: tuple[str, ...], everything: bool, dry_run: bool, as_json: bool) -> None:
+    """Remove teachers from the cache; one that a process is training just now is an error, and nothing is removed."""
+    from ddbench.board import human_bytes
+    from ddbench.train import teachers
+
+    if everything == bool(fingerprints):
+        said = "--all and fingerprints were both given" if everything else "nothing was named"
+        raise ValueError(f"{said}; expected fingerprints, or --all (see: ddbench teachers list)")
+    names = [entry.fingerprint for entry in teachers.stored()] if everything else fingerprints
+    gone = teachers.remove(names, dry_run=dry_run)
+    word = "would remove" if dry_run else "removed"
+    _say(
+        as_json,
+        [_teacher_document(entry) for entry in gone],
+        f"{word} {_entries(len(gone))}, {human_bytes(sum(entry.size_bytes for entry in gone))}\n"
+        f"{_table([_teacher_row(entry) for entry in gone])}",
+    )
+
+
+# ------------------------------------------------------------------------------------------------ labels
+
+
+@cli.group(
+    "labels",
+    context_settings=_HELP,
+    short_help="Stored teacher labels: list, check, make, import.",
+    epilog=_example("ddbench labels list", "ddbench labels check runs/labels"),
+)
+def labels_() -> None:
+    """Stored labels: the answers of teachers to every view of a set, in shards that students replay (docs/scale.md).
+
+    Runs keep them in the run folder's labels/; they can be made again, and removed as folders.
+    """
+
+
+def _store_row(store: Any) -> dict[str, Any]:
+    from ddbench.board import human_bytes
+
+    plan, mode = store.plan, store.labeller["batch_norm"]
+    views = [plan["crop"], "flip" if plan["flip"] else "", plan["mix"]]
+    return {
+        "store": store.path.name,
+        "data set": store.dataset,
+        "items": store.items,
+        "classes": store.classes,
+        "epochs": plan["epochs"],
+        "batch": plan["batch"],
+        "views": " ".join(v for v in views if v and v != "none") or "plain",
+        "networks": (", ".join(store.networks) or "imported") + ("" if mode == "eval" else f" ({mode})"),
+        "bytes": human_bytes(store.nbytes),
+        "state": "whole" if store.whole else f"{len(store.done)} of {store.shards} shards",
+    }
+
+
+def _store_document(store: Any) -> dict[str, Any]:
+    keys = ("set", "dataset", "items", "classes", "plan", "labeller", "source", "nbytes", "there", "whole")
+    found = {key: getattr(store, key) for key in keys}
+    return {"path": str(store.path), **found, "shards": store.shards, "shards_there": len(store.done)}
+
+
+@labels_.command(
+    "list", short_help="What is there, whole or partial.", epilog=_example("ddbench labels list runs")
+)
+@cloup.argument("folder", default="runs", type=cloup.Path(path_type=Path), help="run folder, or any other")
+@_as_json
+def labels_list(folder: Path, as_json: bool) -> None:
+    """Stores of labels in a folder: of which set, under which views, by whom; no shard is read.
+
+    A store's name is the fingerprint of its set, then that of all that decides the answers: stores of one set begin alike.
+    """
+    from ddbench.board import human_bytes
+    from ddbench.train import labels
+
+    damaged: list[str] = []
+    found = labels.stored(folder, damaged)
+    total = human_bytes(sum(store.there for store in found))
+    head = f"{folder}: {total} in {_count(len(found), 'store')}"
+    _say(
+        as_json,
+        [_store_document(store) for store in found],
+        f"{head}\n{_table([_store_row(store) for store in found])}",
+    )
+    for text in damaged:
+        cloup.echo(f"error: {text}", err=True)
+    if damaged:
+        raise _Failed(1)
+
+
+@labels_.command(
+    "check",
+    short_help="Compare the checksum of every shard.",
+    epilog=_example("ddbench labels check runs/labels"),
+)
+@cloup.argument("folder", type=cloup.Path(exists=True, path_type=Path), help="a store, or a folder of them")
+@_quiet
+@_as_json
+def labels_check(folder: Path, quiet: bool, as_json: bool) -> None:
+    """Read every shard and compare its checksum; exit status 1 where one is missing, truncated or changed."""
+    from ddbench.train import labels
+
+    faults: list[str] = []
+    found = labels.stored(folder, faults)
+    if not found and not faults:
+        raise FileNotFoundError(f"no stored labels in {folder} (see: ddbench labels list)")
+    shown = _Counter("shards", quiet or as_json)
+    for store in found:
+        faults += labels.verify(store, shown)
+    shards = sum(store.shards for store in found)
+    document = {"stores": len(found), "shards": shards, "faults": faults}
+    _say(
+        as_json,
+        document,
+        f"{_count(len(found), 'store')}, {_count(shards, 'shard')}: {_count(len(faults), 'fault')}",
+    )
+    for text in faults:
+        cloup.echo(f"error: {text}", err=True)
+    if faults:
+        raise _Failed(1)
+
+
+class _Counter:
+    """Progress as (done, total) on one line, where somebody watches."""
+
+    def __init__(self, what: str, quiet: bool) -> None:
+        self.what, self.quiet = what, quiet or not sys.stderr.isatty()
+
+    def __call__(self, done: int, total: int, *_: Any) -> None:
+        if not self.quiet:
+            cloup.echo(f"\r{done:,} of {total:,} {self.what}", err=True, nl=done == total)
+
+
+@labels_.command(
+    "make",
+    short_help="Label the views of a set for a protocol.",
+    epilog=_example("ddbench labels make runs/sets/0a1b2c3d4e5f6071.safetensors --protocol sre2l-kd"),
+)
+@cloup.argument(
+    "path", metavar="SET", type=cloup.Path(exists=True, path_type=Path), help="distilled set (.safetensors)"
+)
+@option_group(
+    "which labels",
+    option(
+        "--protocol",
+        required=True,
+        metavar="NAME",
+        help="one that stores labels (see: ddbench list protocols)",
+    ),
+    option("--network", metavar="NAME", help="students that they are for (default: the protocol's own)"),
+    option("--dataset", metavar="NAME", help="real data (default: the set's own)"),
+    _runs,
+)
+@option_group("how it runs", _teacher_device, _teacher_memory, _root, _plugin)
+@_quiet
+@_as_json
+def labels_make(
+    path: Path,
+    protocol: str,
+    network: str | None,
+    dataset: str | None,
+    runs: str,
+    device: str,
+    memory_limit: str | None,
+    data_root: str | None,
+    plugins: tuple[str, ...],
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Have teachers answer every view of a set before students train; what is there is kept, so a killed one goes on.
+
+    A run does this by itself; here it is done beforehand, into the folder that runs look in.
+    """
+    _data_root(data_root)
+    _plugins(plugins)
+    from ddbench import registry
+
+    registry.facts("protocols", protocol)  # a wrong name is said before anything is read
+    limit = _size_mib("--memory-limit", memory_limit)
+    from ddbench import api
+
+    made = api.make_labels(
+        path,
+        protocol,
+        network=network,
+        dataset=dataset,
+        runs=runs,
+        device=device,
+        memory_limit_mib=limit,
+        progress=_Counter("done", quiet or as_json),
+    )
+    _say(as_json, _store_document(made), f"{made.path}\n{_table([_store_row(made)])}")
+
+
+@labels_.command(
+    "import-fkd",
+    short_help="Read label files that authors published.",
+    epilog=_example("ddbench labels import-fkd FKD_cutmix_fp16 --set sre2l.safetensors --out imported"),
+)
+@cloup.argument(
+    "folder", type=cloup.Path(exists=True, path_type=Path), help="with epoch_0, epoch_1 and so on (unpacked)"
+)
+@option_group(
+    "which labels",
+    option(
+        "--set",
+        "set_",
+        required=True,
+        type=cloup.Path(exists=True, path_type=Path),
+        metavar="FILE",
+        help="the set (.safetensors) that was labelled, items in the order of the authors' image folder",
+    ),
+    option("--epochs", type=cloup.IntRange(min=1), metavar="N", help="how many to take (default: all)"),
+    option(
+        "--permutations",
+        type=cloup.Choice(("auto", "1", "2")),
+        default="auto",
+        metavar="auto|1|2",
+        help="that torch's sampler drew an epoch: 2, in old versions 1; auto: which fits the set's labels",
+    ),
+    option(
+        "--out",
+        required=True,
+        type=cloup.Path(path_type=Path),
+        metavar="DIR",
+        help="folder for the set and labels/",
+    ),
+)
+@_quiet
+@_as_json
+def labels_import(
+    folder: Path, set_: Path, epochs: int | None, permutations: str, out: Path, quiet: bool, as_json: bool
+) -> None:
+    """Read FKD label files (epoch_0/batch_0.tar and so on: SRe2L, CDA, CV-DD) for a set, safely, and write it with them.
+
+    Evaluate the file that is written under the protocol whose epochs, batch and mix the labels were made for. "labels agree"
+    is the share of answers that name the item's own class: near chance, the items or classes are in another order.
+    """
+    from ddbench import sets
+    from ddbench.train import fkd, labels
+
+    given = None if permutations == "auto" else int(permutations)
+    distilled = sets.read(set_)
+    found = fkd.import_fkd(
+        folder,
+        distilled,
+        out / labels.FOLDER,
+        epochs=epochs,
+        permutations=given,
+        progress=_Counter("epochs", quiet or as_json),
+    )
+    path = out / f"{set_.stem}-fkd.safetensors"
+    sets.write(path, found)
+    store = labels.look(labels.store_path(out / labels.FOLDER, found))
+    notes = found.card.notes
+    agree = notes.get("labels_agree")
+    facts = {"set": str(path), "store": str(store.path), "labels": notes["labels"], "labels_agree": agree}
+    text = _facts({k: v for k, v in facts.items() if v is not None})
+    _say(as_json, {**facts, "stored": _store_document(store)}, f"{text}\n{_table([_store_row(store)])}")
+
+
 # ------------------------------------------------------------------------------------------------ doctor, new-method
 
 

@@ -4,7 +4,7 @@ A suite is a YAML file (``ddbench/suites/`` holds ours)::
 
     name: mine
     datasets: [digits]
-    methods: [random, {name: dm, recipe: authors, settings: {iterations: 100}}]
+    methods: [random, {name: dm, recipe: authors, settings: {iterations: 100}}, {name: cda, protocols: [quick-kd]}]
     ipc: [1, 10]
     seeds: 3                  # 0, 1, 2; or a list of seeds
     protocols: [quick]
@@ -45,10 +45,12 @@ class _Part(BaseModel):
 
 
 class MethodEntry(_Part):
-    """A method of a suite; ``recipe`` "" takes the suite's, ``settings`` override fields one by one."""
+    """A method of a suite; ``recipe`` "" takes the suite's, ``settings`` override fields one by one, ``protocols`` are those
+    that it is scored under in place of the suite's."""
 
     name: str
     recipe: str = ""
+    protocols: list[str] | None = Field(default=None, min_length=1)
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -262,6 +264,8 @@ def check(suite: Suite, where: _Where = _spoken) -> Suite:
         if not attempt(("methods", i, "name"), registry.parts, entry.name):
             continue
         attempt(("methods", i, "settings"), _settings, entry.name, entry.settings)
+        for j, protocol in enumerate(entry.protocols or []):
+            attempt(("methods", i, "protocols", j), _protocol, protocol)
         for dataset in datasets:
             for ipc in [0] if entry.name == FULL else [n for n in suite.ipc if n >= 1]:
                 recipe = _recipe_of(suite, entry)
@@ -467,7 +471,7 @@ def cells(suite: Suite) -> list[Cell]:
             for ipc in suite.ipc:
                 for entry in suite.methods:
                     if entry.name != FULL:
-                        for protocol in suite.protocols:
+                        for protocol in entry.protocols or suite.protocols:
                             add(
                                 entry.name,
                                 _recipe_of(suite, entry),
@@ -480,7 +484,7 @@ def cells(suite: Suite) -> list[Cell]:
     for dataset in suite.datasets:
         for seed in suite.seeds:
             for entry in full:
-                for protocol in dict.fromkeys(full_protocol(p) for p in suite.protocols):
+                for protocol in dict.fromkeys(full_protocol(p) for p in entry.protocols or suite.protocols):
                     add(FULL, _recipe_of(suite, entry), entry.settings, dataset, 0, seed, protocol)
             if suite.upper_bound is not None:
                 bound = suite.upper_bound

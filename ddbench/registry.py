@@ -125,8 +125,8 @@ def method(
         labels: kind of targets that its sets carry ("hard", "soft", "labeller").
         wrapper: it wraps other methods (``wrapper+base``): it has ``wrap(base)`` -> base with some fields replaced, and
             ``view(images, labels)``, through which every synthetic batch passes; it has no ``distill``.
-        matches: synthetic batches pass through ``task.view``; False for methods that only choose images, around which a
-            wrapper would change nothing and is refused.
+        matches: synthetic batches pass through ``task.view``; False for methods that only choose images, or recover them
+            from trained networks, around which a wrapper would change nothing and is refused.
         more: further facts for listings.
 
     Raises:
@@ -804,7 +804,12 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
             raise LookupError(
                 f"field {plain!r} belongs to both {wrapper} and {base}; write {wrapper}.{plain} or {base}.{plain}"
             )
-        typed = _coerce(owning[0], plain, value, hints[owning[0]][plain])
+        typed = coerce(
+            f"setting {plain!r} of method {owning[0]!r}",
+            value,
+            hints[owning[0]][plain],
+            f"ddbench list settings --method {owning[0]}",
+        )
         checked[plain if owning[0] == base else f"{wrapper}.{plain}"] = typed
     return checked
 
@@ -826,7 +831,18 @@ def _field_types(cls: Any) -> dict[str, Any]:
     return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}
 
 
-def _coerce(name: str, field_name: str, value: Any, wanted: Any) -> Any:
+def coerce(what: str, value: Any, wanted: Any, see: str) -> Any:
+    """A value in the type of its field; text, as from a command line, is read as that type ("3" -> 3, "1,2" -> (1, 2)).
+
+    Args:
+        what: names the field in the error.
+        value: given.
+        wanted: the field's type.
+        see: where to read of it.
+
+    Raises:
+        ValueError: a value that the type does not allow.
+    """
     from pydantic import TypeAdapter, ValidationError  # here: listing needs no pydantic
 
     adapter: TypeAdapter[Any] = TypeAdapter(wanted)
@@ -849,10 +865,7 @@ def _coerce(name: str, field_name: str, value: Any, wanted: Any) -> Any:
             continue
         return typed
     expected = wanted.__name__ if isinstance(wanted, type) and not typing.get_args(wanted) else str(wanted)
-    raise ValueError(
-        f"setting {field_name!r} of method {name!r} is {value!r}; expected {expected.replace('typing.', '')} "
-        f"(see: ddbench list settings --method {name})"
-    )
+    raise ValueError(f"{what} is {value!r}; expected {expected.replace('typing.', '')} (see: {see})")
 
 
 def settings_of(made: Any) -> dict[str, Any]:

@@ -31,13 +31,16 @@ from tqdm import tqdm
 import ddbench
 from ddbench import codecs, curves, data, registry, sets, store
 from ddbench.budget import Meter, byte_count
-from ddbench.contract import Card, DistilledSet, Experts, RealData, Targets, canonical
+from ddbench.contract import Card, DistilledSet, Experts, RealData, Targets, TeacherRecipe, canonical
 from ddbench.nets import names as network_names
+from ddbench.protocols.train import Evaluation
 from ddbench.records import Bytes, Cell, DistilCell, Provenance, Record, Score, Spent
 from ddbench.seeding import Generators, derive
 from ddbench.task import CHECKPOINT_EVERY_S, RunTask, TimeBudget, pick_device, say
 from ddbench.task import BudgetUsedUp as BudgetUsedUp
 from ddbench.train.engine import EngineOptions
+from ddbench.train.labels import FOLDER
+from ddbench.train.teachers import Stored as Teacher
 
 _log = logging.getLogger("ddbench")
 
@@ -449,6 +452,34 @@ class Session:
             made.check(task)
         return task.experts(recipe if count is None else replace(recipe, count=count), budget_bytes)
 
+    def teachers(self, dataset: str, recipe: TeacherRecipe) -> tuple[list[Teacher], int]:
+        """The teachers of a recipe, trained or found, their test accuracy measured where it is not known yet.
+
+        Returns:
+            what the cache says of each, and how many were trained now; nothing in the other processes of
+            :func:`ddbench.train.distributed.joined`.
+
+        Raises:
+            ValueError: the recipe takes public weights, or see :func:`ddbench.train.teachers.train_networks`.
+        """
+        from ddbench.train import teachers  # late: most runs need none
+        from ddbench.train.networks import check as check_recipe
+
+        check_recipe(recipe)
+        if recipe.weights:
+            raise ValueError(
+                f"{recipe.network} has public weights {recipe.weights} under this recipe: nothing to train; methods load them "
+                f"when they need them (--set weights= trains a network of one's own)"
+            )
+        real, context = self._real(dataset), self.context
+        before = {entry.fingerprint for entry in teachers.stored()}
+        task = RunTask(real.train, 1, 0, self.device, context.memory_limit_mib, quiet=context.quiet)
+        made = [trained.fingerprint for trained in task.teachers(recipe)]
+        for key in made:
+            if teachers.about(key)["test_accuracy"] is None:
+                teachers.evaluate(key, real, self.device)
+        return [teachers.look(key) for key in made], len(set(made) - before)
+
     def _whole(self, path: Path) -> bool:
         return path.exists() and not sets.read_header(path)["card"].get("partial", False)
 
@@ -598,7 +629,7 @@ class Session:
                             distilled,
                             known.real,
                             few,
-                            self._options(),
+                            replace(self._options(), labels=None),  # labels of a snapshot are of no later use
                             quiet=context.quiet,
                             budget=context.budget,
                             base=functools.partial(
@@ -665,7 +696,9 @@ class Session:
 
     def _options(self) -> EngineOptions:
         context = self.context
-        return EngineOptions(self.device, context.precision, context.engine, context.memory_limit_mib)
+        return EngineOptions(
+            self.device, context.precision, context.engine, context.memory_limit_mib, self.run.path / FOLDER
+        )
 
     def _record(
         self,
@@ -765,6 +798,13 @@ def _spent(card: Card) -> Spent:
     )
 
 
+def _with_labels(count: Bytes, found: Evaluation) -> Bytes:
+    """Bytes of a set with those of the labels that its protocol had made, and of the networks that its use then needs."""
+    return count.model_copy(
+        update={"labels": count.labels + found.label_bytes, "beside": {**count.beside, **found.beside}}
+    )
+
+
 def score(
     distilled: DistilledSet,
     real: RealData,
@@ -812,9 +852,12 @@ def score(
         update={
             "scores": list(found.scores),
             "rate": found.rate,
+            "notes": {**record.notes, **found.notes},
+            "bytes": record.bytes and _with_labels(record.bytes, found),
             "spent": record.spent.model_copy(
                 update={
-                    "evaluate_s": max(0.0, meter.wall_s - found.compile_s),
+                    "teacher_s": record.spent.teacher_s + found.teacher_s,
+                    "evaluate_s": max(0.0, meter.wall_s - found.compile_s - found.teaching_s),
                     "evaluate_peak_mib": meter.peak_mib,
                     "compile_s": found.compile_s,
                 }

@@ -37,8 +37,9 @@ def stepped_lr(lr: float, gamma: float, milestones: Iterable[int], epoch: int) -
 def check_augment(name: str, known: Sequence[str] = AUGMENTS) -> None:
     """Raises:
     ValueError: no name of an augmentation that is ``known`` (``ddbench/augment/named.py`` says what they are)."""
-    named = name.startswith("diffaug:") and name != AUGMENTS[-1]
-    if name == AUGMENTS[-1] or (name not in known and not named):
+    placeholder = "diffaug:NAMES"
+    named = name.startswith("diffaug:") and name != placeholder
+    if name == placeholder or (name not in known and not named):
         raise ValueError(f"augment is {name!r}; expected one of {', '.join(known)}")
 
 
@@ -149,7 +150,8 @@ class TrainPlan:
     """First epochs of a cosine, in which the rate grows linearly from a hundredth of ``lr``."""
     augment: str = "none"
     """``none`` | ``dsa`` (classic one-of lottery; flip left out where the data set forbids it) | ``dsa-flip`` (FYI's: a flip
-    always, then one of the rest) | ``dc`` (before DSA) | ``diffaug:NAMES`` (IDC's and NCFM's form, per-image parameters)."""
+    always, then one of the rest) | ``dc`` (before DSA) | ``diffaug:NAMES`` (IDC's and NCFM's form, per-image parameters) |
+    ``crop-flip`` (black pad 4, crop, mirror) | ``resized-flip`` (random resized crop of (0.08, 1) of the area, mirror)."""
     mix: str = "none"
     """``none`` | ``cutmix``: after the augmentation, with ``mix_probability`` a batch, labels mixed alike; loss ``ce`` only."""
     mix_probability: float = 0.5
@@ -159,8 +161,11 @@ class TrainPlan:
     test_every: int = 0
     """Epochs between tests, the last epoch tested too; their best value is a score of its own (``best-epoch``, chosen on
     the test set). 0: tested after the last epoch only."""
+    test_first: int = 0
+    """Finished epochs before the first of these tests; 0: as many as lie between them."""
     views: ViewPlan | None = None
-    """View plan that makes the batches instead of shuffling, for teacher-labelled protocols."""
+    """View plan that makes the batches instead of shuffling.  Every student has views of its own (its seed is then derived
+    from the student's), unless answers are stored for them."""
     labels: LabelPlan | None = None
     """How networks label every view; None: the set's own targets.  With ``views`` only."""
     hard: bool = False
@@ -204,6 +209,11 @@ class TrainPlan:
                 raise ValueError(f"TrainPlan.{field} is {count}; expected at least 1")
         if self.test_every < 0:
             raise ValueError(f"TrainPlan.test_every is {self.test_every}; expected 0 or a number of epochs")
+        if self.test_first < 0 or (self.test_first and not self.test_every):
+            raise ValueError(
+                f"TrainPlan.test_first is {self.test_first} with test_every {self.test_every}; expected a number of "
+                f"epochs, and tests"
+            )
         if self.mix != "none" and (self.loss != "ce" or self.views is not None):
             given = f"loss {self.loss!r}" if self.loss != "ce" else "a view plan, which has a mix of its own"
             raise ValueError(f"TrainPlan.mix is {self.mix!r} with {given}; expected loss 'ce' without views")
@@ -212,6 +222,43 @@ class TrainPlan:
                 f"TrainPlan.mix_probability is {self.mix_probability}; expected above 0, at most 1"
             )
         check_augment(self.augment)
+        self._check_labels()
+
+    def _check_labels(self) -> None:
+        if self.labels is not None and self.views is None:
+            raise ValueError(
+                "TrainPlan.labels says how views are labelled, but there are none; expected views=ViewPlan(...)"
+            )
+        if self.labels is not None and self.loss == "ce":
+            raise ValueError("TrainPlan.labels gives logits, but loss is 'ce'; expected kl, mse or mse-gt")
+        if self.hard and (self.loss != "ce" or self.labels is not None):
+            given = f"loss {self.loss!r}" if self.loss != "ce" else "networks that label"
+            raise ValueError(
+                f"TrainPlan.hard trains towards label ids, but has {given}; expected loss 'ce' alone"
+            )
+        if not 1 <= self.micro_batches <= self.batch:
+            raise ValueError(
+                f"TrainPlan.micro_batches is {self.micro_batches} for batches of {self.batch}; expected 1 to {self.batch}"
+            )
+        if self.warmup and (self.schedule != "cosine" or not 0 < self.warmup < self.epochs):
+            raise ValueError(
+                f"TrainPlan.warmup is {self.warmup} with schedule {self.schedule!r} over {self.epochs} epochs; expected a "
+                f"cosine and fewer epochs than in all"
+            )
+        if self.temperature <= 0:
+            raise ValueError(f"TrainPlan.temperature is {self.temperature}; expected above 0")
+
+    @property
+    def own_views(self) -> bool:
+        """Whether every student has views of its own: wherever nothing is stored for them."""
+        if self.views is None:
+            return False
+        return self.hard if self.labels is None else not self.labels.store or self.labels.sees == "clean"
+
+    @property
+    def part(self) -> int:
+        """Items of a full batch that go through the student at once."""
+        return -(-(self.batch if self.views is None else self.views.batch) // self.micro_batches)
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of the given epoch (0-based), dimensionless."""
@@ -223,7 +270,8 @@ class TrainPlan:
 
     def tested_after(self, epoch: int) -> bool:
         """Whether there is a test after this epoch (0-based) besides the one at the end."""
-        return self.test_every > 0 and (epoch + 1) % self.test_every == 0 and epoch + 1 < self.epochs
+        done, first = epoch + 1, self.test_first or self.test_every
+        return self.test_every > 0 and first <= done < self.epochs and (done - first) % self.test_every == 0
 
     def changed(self, **fields: Any) -> TrainPlan:
         """A copy with some fields replaced."""

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from ddbench.contract import DistilledSet, Task
 from ddbench.matching.recovery import Recovery, recover
+from ddbench.matching.selection import class_pools
 from ddbench.registry import method
 from ddbench.train.squeezed import check_kept, class_sorted, labelled, space_of, squeezed
 
 
-@method(family="recovery", paper="arXiv:2311.18838", labels="labeller")
+@method(family="recovery", paper="arXiv:2311.18838", labels="labeller", matches=False)
 @dataclass(frozen=True)
 class CDA:
     network: str = "ResNet18BN"
@@ -66,6 +67,9 @@ class CDA:
         )
 
     def distill(self, task: Task) -> DistilledSet:
+        class_pools(
+            task.train, min(task.ipc, 1)
+        )  # images start from noise: only an empty class is in the way
         teachers = squeezed(task, (self.network,), self.squeeze)
 
         def finished(images: Tensor) -> DistilledSet:

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from ddbench.contract import DistilledSet, Task
 from ddbench.matching.recovery import Recovery, recover
+from ddbench.matching.selection import class_pools
 from ddbench.registry import method
 from ddbench.train.squeezed import check_kept, class_sorted, labelled, space_of, squeezed
 
 
-@method(family="recovery", paper="arXiv:2306.13092", labels="labeller")
+@method(family="recovery", paper="arXiv:2306.13092", labels="labeller", matches=False)
 @dataclass(frozen=True)
 class SRe2L:
     network: str = "ResNet18BN"
@@ -66,6 +67,9 @@ class SRe2L:
         )
 
     def distill(self, task: Task) -> DistilledSet:
+        class_pools(
+            task.train, min(task.ipc, 1)
+        )  # images start from noise: only an empty class is in the way
         teachers = squeezed(task, (self.network,), self.squeeze)
 
         def finished(images: Tensor) -> DistilledSet:

@@ -3,6 +3,7 @@
 import mmap
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -140,10 +141,10 @@ class TestBytes:
         targets = Targets(ids=torch.tensor([0, 1]), labeller=labeller)
         card = Card(classes=10, shape=(3, 32, 32), notes={LABEL_NOTE: 3 * 2 * 10 * 2})
         assert counted(tensors, targets, card=card).labels == 2 + 48 + 120
-        (tmp_path / "key").mkdir()
-        (tmp_path / "key" / "logits-00000.npy").write_bytes(b"x" * 248)
+        for number, rows in enumerate((4, 2)):
+            np.save(tmp_path / f"logits-0000{number}.npy", np.zeros((rows, 10), dtype=np.float16))
         d = DistilledSet(tensors, targets, INPUT, card=card)
-        assert byte_count(d, tmp_path).labels == 2 + 48 + 248
+        assert byte_count(d, tmp_path).labels == 2 + 48 + 120  # the logits, without the heads of the files
 
     def test_whitening_counts_once(self):
         zca = ZCA(torch.zeros(3072), torch.zeros(3072, 3072), 0.1, "")

@@ -101,6 +101,8 @@ def test_the_commands_are_those_of_the_documents():
         *("", "run", "distill", "evaluate", "board", "trace", "list", "show", "doctor", "new-method"),
         *("data", "data list", "data prepare", "data show", "cache", "cache list", "cache prune"),
         *("experts", "experts list", "experts make", "experts remove"),
+        *("teachers", "teachers list", "teachers train", "teachers evaluate", "teachers remove"),
+        *("labels", "labels list", "labels check", "labels make", "labels import-fkd"),
     }
 
 
@@ -295,7 +297,7 @@ class TestRun:
     )
     def test_no_arguments_mean_the_embedded_suite(self, ddbench, monkeypatch, arguments):
         cells = self.planned(ddbench, monkeypatch, *arguments)
-        assert len(cells) == 63 and {c.distil.dataset for c in cells} == {"digits"}
+        assert len(cells) == 87 and {c.distil.dataset for c in cells} == {"digits"}
 
     def test_a_suite_file_with_seeds_and_repeats_of_the_command(self, ddbench, monkeypatch, tmp_path):
         (tmp_path / "mine.yaml").write_text(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ddbench import compute
 from ddbench.augment.mix import CutMix, mixed_images, mixed_targets
+from ddbench.augment.views import batches
 from ddbench.contract import Items, Labeller, NetworkRef, RealData, Space
 from ddbench.nets.build import build, skeleton
 from ddbench.nets.stacked import Stacked
@@ -21,7 +22,7 @@ from ddbench.seeding import Generators
 from ddbench.train import engine, students
 from ddbench.train.engine import EngineOptions, choose_path, test_accuracy, train_students
 from ddbench.train.students import Feed, losses, total_steps
-from ddbench.trainplan import TrainPlan, ViewPlan
+from ddbench.trainplan import LabelPlan, TrainPlan, ViewPlan
 
 DOUBLE = EngineOptions(precision="float64")
 PLAN = TrainPlan(
@@ -679,6 +680,173 @@ class TestStepsInAll:
         assert got.losses.shape == (1, 3)
         feed = Feed(items, plan.changed(max_steps=None), crew(1), torch.device("cpu"), torch.float64)
         assert len(list(feed)) == 5 * feed.steps_an_epoch == 5
+
+
+class TestMicroBatches:
+    VIEWS = ViewPlan(epochs=3, batch=8, crop="resized", flip=0.5, mix="cutmix")
+
+    def plan(self, **more) -> TrainPlan:
+        plan = PLAN.changed(epochs=3, augment="none", loss="kl", temperature=4.0, views=self.VIEWS)
+        return plan.changed(labels=LabelPlan(store=True), **more)
+
+    @staticmethod
+    def told(epoch: int, batch: int, rows: Tensor, inputs: Tensor) -> Tensor:
+        rng = torch.Generator().manual_seed(100 * epoch + batch)
+        return torch.randn(len(rows), 3, generator=rng, dtype=torch.float64)
+
+    def test_two_halves_are_one_step_where_no_norm_sees_the_batch(self):
+        items = made(n=16)
+        whole, halves = (
+            train_students(items, self.plan(micro_batches=n), NET, crew(1), DOUBLE, answers=self.told)
+            for n in (1, 2)
+        )
+        assert torch.allclose(whole.losses, halves.losses, rtol=0, atol=1e-12)
+        assert whole.losses.shape == halves.losses.shape == (1, 6)
+
+    def test_a_short_batch_has_fewer_parts_and_is_divided_by_as_many_all_the_same(self):
+        items = made(n=11)  # 8 and 3: two parts of 4, one of 3
+        whole, halves = (
+            train_students(items, self.plan(micro_batches=n), NET, crew(1), DOUBLE, answers=self.told).losses[
+                0
+            ]
+            for n in (1, 2)
+        )
+        assert float(halves[0]) == pytest.approx(float(whole[0]), abs=1e-12)
+        start = self.plan(micro_batches=2, max_steps=2, lr=1e-12, weight_decay=0.0)
+        still = train_students(items, start, NET, crew(1), DOUBLE, answers=self.told).losses[0]
+        assert float(still[1]) == pytest.approx(float(self.first_short(items)) / 2, rel=1e-6)
+
+    def first_short(self, items: Items) -> Tensor:
+        plan = self.plan(max_steps=2, lr=1e-12, weight_decay=0.0)
+        return train_students(items, plan, NET, crew(1), DOUBLE, answers=self.told).losses[0, 1]
+
+    @pytest.mark.parametrize("network", [NET, "ConvNetD1W32BN"])
+    def test_every_path_cuts_alike(self, network):
+        items, plan = made(n=21), self.plan(micro_batches=3)
+        paths = (
+            ("plain", "stacked", "compiled", "stacked-compiled") if network == NET else ("plain", "stacked")
+        )
+        plain_, *others = (
+            train_students(items, plan, network, crew(1, 2), replace(DOUBLE, path=path), answers=self.told)
+            for path in paths
+        )
+        for other in others:
+            assert torch.allclose(other.losses, plain_.losses, rtol=0, atol=1e-10), other.path
+            assert other.path != "plain"
+
+    def test_nothing_compiles_anew_while_students_train(self):
+        items, plan = made(n=21), self.plan(micro_batches=3)
+        for path in ("compiled", "stacked-compiled"):
+            options = replace(DOUBLE, path=path)
+            train_students(items, plan, NET, crew(1, 2), options, answers=self.told)
+            before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+            again = train_students(items, plan, NET, crew(3, 4), options, answers=self.told)
+            assert again.compile_s == 0
+            assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before
+
+    @pytest.mark.parametrize(
+        ("more", "message"),
+        [
+            (dict(micro_batches=0), r"micro_batches is 0 for batches of 8; expected 1 to 8"),
+            (dict(micro_batches=9), r"micro_batches is 9 for batches of 8"),
+            (dict(loss="ce"), r"labels gives logits, but loss is 'ce'; expected kl, mse or mse-gt"),
+            (
+                dict(views=None),
+                r"labels says how views are labelled, but there are none; expected views=ViewPlan",
+            ),
+            (dict(hard=True), r"hard trains towards label ids, but has loss 'kl'; expected loss 'ce' alone"),
+            (dict(hard=True, loss="ce"), r"labels gives logits|hard trains towards label ids"),
+            (dict(warmup=2), r"warmup is 2 with schedule 'steps' over 3 epochs; expected a cosine"),
+            (dict(warmup=3, schedule="cosine"), r"warmup is 3 with schedule 'cosine' over 3 epochs"),
+            (dict(temperature=0.0), r"temperature is 0.0; expected above 0"),
+            (
+                dict(test_first=5),
+                r"test_first is 5 with test_every 0; expected a number of epochs, and tests",
+            ),
+        ],
+    )
+    def test_plans_that_cannot_be_are_named(self, more, message):
+        with pytest.raises(ValueError, match=message):
+            self.plan(**more)
+
+
+class TestViews:
+    HARD = PLAN.changed(
+        epochs=3, augment="none", hard=True, views=ViewPlan(epochs=3, batch=8, crop="resized", flip=0.5)
+    )
+
+    def steps(self, items: Items, plan: TrainPlan, *seeds: int) -> list[students.Step]:
+        return list(Feed(items, plan, crew(*seeds), torch.device("cpu"), torch.float64))
+
+    def test_views_without_stored_answers_are_each_students_own(self):
+        own = self.steps(made(), self.HARD, 1, 2)
+        assert all(not torch.equal(*s.inputs) for s in own)
+        alone = self.steps(made(), self.HARD, 2)
+        assert all(torch.equal(a.inputs[1], b.inputs[0]) and torch.equal(a.ids[1], b.ids[0])
+                   for a, b in zip(own, alone, strict=True))  # fmt: skip
+        other = self.HARD.changed(views=replace(self.HARD.views, seed=7))
+        again = self.steps(made(), other, 1, 2)
+        assert all(torch.equal(a.inputs, b.inputs) for a, b in zip(own, again, strict=True)), (
+            "the student's seed"
+        )
+
+    def test_views_with_stored_answers_are_shared(self):
+        plan = self.HARD.changed(hard=False, loss="kl", labels=LabelPlan(store=True))
+        items = made(
+            soft=torch.randn(21, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)),
+            kind="logits",
+        )
+        shared = self.steps(items, plan, 1, 2)
+        assert all(torch.equal(*s.inputs) and s.inputs.is_contiguous() for s in shared)
+        clean = plan.changed(labels=LabelPlan(store=True, sees="clean"))
+        assert all(not torch.equal(*s.inputs) for s in self.steps(items, clean, 1, 2)), (
+            "labels of items, not views"
+        )
+
+    def test_many_batches_at_once_are_bit_by_bit_those_one_by_one(self, monkeypatch):
+        for more in (
+            dict(crop="resized"),
+            dict(crop="pad", crop_pad=1, mix="mixup"),
+            dict(mix="cutmix", crop="resized"),
+        ):
+            views = ViewPlan(epochs=3, batch=8, flip=0.5, **more)
+            items = made(space=Space("input", (0.5,), (0.5,)))
+            parts = list(enumerate(batches(views, 21, 1)))
+            many = students.view_batches(items, views, 1, parts)
+            for (number, rows), (inputs, drawn) in zip(parts, many, strict=True):
+                want, one = students.batch_inputs(items, views, 1, number, rows)
+                assert torch.equal(inputs, want) and torch.equal(drawn.flips, one.flips)
+                assert (drawn.mix, drawn.lam, drawn.cut, drawn.resized) == (
+                    one.mix,
+                    one.lam,
+                    one.cut,
+                    one.resized,
+                )
+                assert torch.equal(drawn.boxes, one.boxes)
+
+    @pytest.mark.parametrize("path", ["plain", "stacked", "compiled", "stacked-compiled"])
+    def test_hard_labels_under_own_views_take_every_path(self, path):
+        got = train_students(made(), self.HARD, NET, crew(1, 2), replace(DOUBLE, path=path))
+        want = train_students(made(), self.HARD, NET, crew(1, 2), replace(DOUBLE, path="plain"))
+        assert got.path == path and torch.allclose(got.losses, want.losses, rtol=0, atol=1e-10)
+        alone = train_students(made(), self.HARD, NET, crew(2), DOUBLE)
+        assert torch.allclose(alone.losses[0], got.losses[1], rtol=0, atol=1e-10)
+
+    def test_a_resampled_epoch_is_the_laws_under_views_too(self):
+        items = made(law=lambda epoch, g: torch.randperm(21, generator=g("law"))[:11])
+        own = self.steps(items, self.HARD, 1, 2)
+        assert [s.inputs.shape[1] for s in own] == [8, 3] * 3
+        drawn = torch.randperm(21, generator=Generators(1)("law"))[:8]
+        assert torch.equal(own[0].ids[0], items.ids[drawn])
+
+    def test_a_mix_of_hard_labels_is_no_mix_of_logits(self):
+        plan = self.HARD.changed(hard=False, views=replace(self.HARD.views, mix="mixup"))
+        got = train_students(made(), plan, NET, crew(1), DOUBLE)
+        step = self.steps(made(), plan, 1)[0]
+        assert step.kind == "probabilities" and torch.allclose(step.soft.sum(-1), torch.ones(1, 8).double())
+        net = build(NET, (1, 8, 8), 3, Generators(1)("weights")).double().train()
+        want = torch.nn.functional.cross_entropy(net(step.inputs[0]), step.soft[0])
+        assert float(got.losses[0, 0]) == pytest.approx(want.item(), abs=1e-12)
 
 
 class TestArithmetic:

@@ -1,8 +1,12 @@
 """Labellers: loading their networks, answering in both batch-norm modes, and answers stored for every view."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.error import URLError
 
 import numpy as np
@@ -16,15 +20,22 @@ from ddbench.budget import LABEL_NOTE, byte_count
 from ddbench.codecs import items
 from ddbench.contract import Card, CodecSpec, DistilledSet, ImageData, Labeller, NetworkRef, Space, Targets
 from ddbench.nets.build import build
-from ddbench.store import DamagedError
+from ddbench.store import DamagedError, WriteError
 from ddbench.train.labels import (
+    ShardWriter,
     StoredAnswers,
     answer,
     answer_items,
     check_plan,
     load_networks,
     logit_bytes,
+    look,
+    plan_for,
+    set_fingerprint,
     store_answers,
+    store_path,
+    stored,
+    verify,
 )
 from ddbench.train.students import batch_inputs
 from ddbench.trainplan import ViewPlan
@@ -110,6 +121,7 @@ class TestBatchNorm:
         running = [0, 1.99999, 3.99998, 5.99997]
         assert self.answers("eval", self.x) == pytest.approx(running, abs=1e-5)
         assert self.answers("train-halves", self.x) == pytest.approx(halves, abs=1e-6)
+        assert self.answers("train", self.x) == pytest.approx(whole, abs=1e-5)
         net = OneNorm().train()
         assert net(self.x)[:, 0].tolist() == pytest.approx(whole, abs=1e-5)
 
@@ -289,6 +301,47 @@ class TestLoading:
         ):
             ready(d)
 
+    @pytest.mark.parametrize(
+        ("known", "message"),
+        [
+            (dict(classes=5), r"teacher abc \(ConvNetD1W4BN\) answers for 5 classes but the set has 3"),
+            (dict(shape=(3, 32, 32)), r"trained on images of \(3, 32, 32\) but would see \(1, 8, 8\)"),
+            (
+                dict(space=Space("input", (0.1,), (0.3,)).describe()),
+                r"inputs of mean \(0.1\) and deviation \(0.3\), but the labeller says mean \(0.5\) and deviation \(0.25\)",
+            ),
+        ],
+    )
+    def test_a_teacher_that_does_not_fit_is_refused_before_it_is_loaded(self, known, message):
+        d = a_set(refs=(INLINE, NetworkRef(NETWORK, "cache", "abc")))
+        with pytest.raises(ValueError, match=message):
+            ready(d, cache={}.__getitem__, about={"abc": known}.__getitem__)
+
+    def test_the_cache_says_what_its_teachers_are(self, monkeypatch):
+        monkeypatch.setattr("ddbench.train.labels.about_cached", {"abc": dict(classes=7)}.__getitem__)
+        with pytest.raises(ValueError, match="answers for 7 classes but the set has 3"):
+            ready(a_set(refs=(NetworkRef(NETWORK, "cache", "abc"),)))
+
+    def test_what_is_not_known_of_a_teacher_is_not_compared(self):
+        d = a_set(refs=(NetworkRef(NETWORK, "cache", "abc"),), tensors={})
+        cache = {"abc": network().state_dict()}.__getitem__
+        for known in (
+            None,
+            {},
+            dict(classes=None, shape=None, space=None),
+            dict(classes=3, shape=[1, 8, 8], space=SPACE.describe()),
+        ):
+            assert len(ready(d, cache=cache, about=lambda _, known=known: known)) == 1
+
+    @pytest.mark.parametrize("mode", ["train", "train-halves"])
+    def test_batch_statistics_need_a_network_with_batch_norm(self, mode):
+        state = {"t." + n: t for n, t in build("MLP", SHAPE, 3, generator()).state_dict().items()}
+        d = a_set(refs=(NetworkRef("MLP", "inline", "t."),), tensors=state, batch_norm=mode)
+        with pytest.raises(
+            ValueError, match=rf"MLP has no batch norm, .*\(batch_norm '{mode}'\); label with batch_norm"
+        ):
+            ready(d)
+
     def test_an_unknown_library_is_named(self):
         d = a_set(refs=(NetworkRef("a", "public", "keras:resnet"),), tensors={})
         with pytest.raises(LookupError, match="'keras:resnet' is of no known library; expected torchvision"):
@@ -310,7 +363,7 @@ class TestStoredAnswers:
                     stored.batch(epoch, number), answer(d.targets.labeller, nets, inputs).half()
                 )
 
-    @pytest.mark.parametrize("mode", ["eval", "train-halves"])
+    @pytest.mark.parametrize("mode", ["eval", "train", "train-halves"])
     def test_shards_are_bounded_and_cross_batches(self, mode, tmp_path):
         d = a_set(batch_norm=mode)
         it, nets = items(d), ready(d)
@@ -404,8 +457,140 @@ class TestStoredAnswers:
         d = a_set()
         store_answers(tmp_path, d, items(d), ready(d))
         other = d.changed(tensors={**d.tensors, "images": d.tensors["images"] + 1})
-        with pytest.raises(FileNotFoundError, match="no stored answers for this set in"):
+        with pytest.raises(
+            FileNotFoundError, match="no stored answers for this set in .*holds those of other sets: "
+        ):
             StoredAnswers(tmp_path, other, PLAN)
+
+    def test_another_plan_or_labeller_of_the_same_set_is_named(self, tmp_path):
+        store_answers(tmp_path, a_set(), items(a_set()), ready(a_set()))
+        plan = replace(PLAN, batch=5)
+        message = (
+            r"for this very set it holds those of another plan or labeller, .*: batch is 4 there, 5 asked for"
+        )
+        with pytest.raises(FileNotFoundError, match=message):
+            StoredAnswers(tmp_path, a_set(plan=plan), plan)
+        with pytest.raises(FileNotFoundError, match="batch_norm is 'eval' there, 'train' asked for"):
+            StoredAnswers(tmp_path, a_set(batch_norm="train"), PLAN)
+        with pytest.raises(FileNotFoundError, match=r"networks is \[.*ConvNetD1W4BN.*\] there, \[.*'MLP'"):
+            StoredAnswers(tmp_path, a_set(refs=(NetworkRef("MLP", "inline", "t."),)), PLAN)
+
+    def test_stores_of_many_protocols_lie_side_by_side(self, tmp_path):
+        d, other = a_set(), a_set(plan=replace(PLAN, epochs=2, mix="none"), batch_norm="train")
+        first = store_answers(tmp_path, d, items(d), ready(d))
+        second = store_answers(tmp_path, other, items(other), ready(other), shard_mib=7 * 6 / 2**20)
+        (second.folder / "logits-00001.npy").unlink()
+        (tmp_path / "odd").mkdir()
+        (tmp_path / "odd" / "answers.json").write_text("{")
+        damaged = []
+        found = {store.path: store for store in stored(tmp_path, damaged)}
+        assert set(found) == {first.folder, second.folder} and "odd" in damaged[0]
+        assert {store.set for store in found.values()} == {set_fingerprint(d)} == {set_fingerprint(other)}
+        one, two = found[first.folder], found[second.folder]
+        assert (one.plan["mix"], two.plan["mix"], two.labeller["batch_norm"]) == ("cutmix", "none", "train")
+        assert one.networks == (NETWORK,) and one.dataset == "toy" and one.whole
+        assert (one.nbytes, one.there, two.nbytes) == (180, 180, 120)
+        assert [two.fault(n) for n in range(two.shards)] == [None, "missing", None]
+        assert stored(first.folder) == [one]
+        with pytest.raises(DamagedError, match="answers.json cannot be read"):
+            stored(tmp_path)
+
+    def test_bit_rot_is_found_when_a_shard_is_opened(self, tmp_path):
+        d = a_set()
+        it, nets = items(d), ready(d)
+        folder = store_answers(tmp_path, d, it, nets, shard_mib=7 * 6 / 2**20).folder
+        shard = folder / "logits-00002.npy"
+        rotten = bytearray(whole := shard.read_bytes())
+        rotten[-5] ^= 4
+        shard.write_bytes(rotten)
+        answers = StoredAnswers(tmp_path, d, PLAN)  # quick: no shard is read
+        answers.batch(0, 0)
+        with pytest.raises(DamagedError, match="logits-00002.npy was changed after it was written"):
+            answers.batch(1, 2)
+        (fault,) = verify(look(folder))
+        assert "logits-00002.npy was changed" in fault
+        shard.unlink()
+        asked = []
+        store_answers(tmp_path, d, it, nets, shard_mib=7 * 6 / 2**20, progress=lambda *n: asked.append(n))
+        assert shard.read_bytes() == whole and verify(look(folder)) == []
+        assert asked == [
+            (18, 30),
+            (20, 30),
+            (24, 30),
+        ]  # the batches that have rows of it (14 to 20), and no other
+
+    def test_a_line_cut_off_by_a_kill_costs_one_shard(self, tmp_path):
+        d = a_set()
+        it, nets = items(d), ready(d)
+        folder = store_answers(tmp_path, d, it, nets, shard_mib=7 * 6 / 2**20).folder
+        lines = (folder / "shards.jsonl").read_text()
+        (folder / "shards.jsonl").write_text(lines[:-9])
+        assert not look(folder).whole and look(folder).there == 28 * 6
+        with pytest.raises(FileNotFoundError, match=r"1 of 5 shards are missing \(logits-00004.npy\)"):
+            StoredAnswers(tmp_path, d, PLAN)
+        store_answers(tmp_path, d, it, nets, shard_mib=7 * 6 / 2**20)
+        assert (folder / "shards.jsonl").read_text() == lines
+
+    def test_what_is_whole_is_only_opened(self, tmp_path):
+        d = a_set()
+        store_answers(tmp_path, d, items(d), ready(d))
+        again = store_answers(tmp_path, d, items(d), [], shard_mib=1e-4, progress=lambda *_: 1 / 0)
+        assert again.batch(2, 1).shape == (4, 3)
+
+    def test_a_labeller_without_networks_has_its_stored_answers(self, tmp_path):
+        d = a_set(refs=())
+        assert ready(d) == []
+        with pytest.raises(ValueError, match="has no networks, so only its stored answers can be had"):
+            store_answers(tmp_path, d, items(d), [])
+        writer = ShardWriter(store_path(tmp_path, d), d, 10, 3, source="made up")
+        rows = np.arange(90, dtype=np.float16).reshape(30, 3)
+        writer.add(rows[:4], 0)
+        writer.add(rows[4:], 4)
+        answers = StoredAnswers(tmp_path, d, PLAN)
+        assert answers.batch(1, 2).tolist() == rows[18:20].tolist() and answers.store.networks == ()
+        assert torch.equal(answers(1, 0, torch.arange(4), torch.zeros(4, *SHAPE)), answers.batch(1, 0))
+
+    def test_a_set_without_label_ids_can_be_labelled(self, tmp_path):
+        d = a_set()
+        d = d.changed(targets=replace(d.targets, ids=None))
+        assert store_answers(tmp_path, d, items(d), ready(d)).batch(0, 0).shape == (4, 3)
+        assert set_fingerprint(d) != set_fingerprint(a_set())
+
+    def test_items_that_are_not_those_of_the_set_are_refused(self, tmp_path):
+        d = a_set()
+        folder = store_answers(tmp_path, d, items(d), ready(d)).folder
+        index = json.loads((folder / "answers.json").read_text())
+        (folder / "answers.json").write_text(json.dumps({**index, "items": 8, "classes": 4}))
+        with pytest.raises(
+            ValueError, match="are of 8 items and 4 classes, but the set has 10 items and 3 classes"
+        ):
+            StoredAnswers(tmp_path, d, PLAN)
+
+    def test_a_full_disk_is_told_before_anything_is_labelled(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("ddbench.train.labels.shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+        with pytest.raises(
+            WriteError, match="labels still missing take 1.8e-07 GB but the disk of .* has 1e-07 GB free"
+        ):
+            store_answers(tmp_path, a_set(), items(a_set()), ready(a_set()))
+
+    @pytest.mark.parametrize(
+        ("mode", "batch", "rest"), [("train", 3, 1), ("train-halves", 4, 2), ("train-halves", 7, 3)]
+    )
+    def test_statistics_of_a_single_image_are_refused_before_labelling(self, mode, batch, rest, tmp_path):
+        class Last(nn.Module):  # its last maps have one pixel
+            def __init__(self):
+                super().__init__()
+                self.norm = nn.BatchNorm1d(3)
+
+            def forward(self, x):
+                return self.norm(x.flatten(1)[:, :3])
+
+        d = a_set(plan=replace(PLAN, batch=batch), batch_norm=mode)
+        with pytest.raises(
+            ValueError, match=f"last batch of an epoch has {rest} of 10 items .*statistics .* of a single"
+        ):
+            store_answers(tmp_path, d, items(d), [Last().eval()])
+        store_answers(tmp_path, d, items(d), ready(d))  # maps of 4x4 pixels have statistics
 
     def test_answers_survive_the_disk_round_of_their_set(self, tmp_path):
         d = a_set()
@@ -421,19 +606,21 @@ class TestStoredAnswers:
         folder = store_answers(tmp_path, d, items(d), ready(d)).folder
         shard, index = folder / "logits-00000.npy", folder / "answers.json"
         whole = shard.read_bytes()
-        for broken, message in (
-            (whole[:150], "logits-00000.npy is truncated or no shard"),
-            (whole[:4], "logits-00000.npy is truncated or no shard"),
-        ):
+        for broken in (whole[:150], whole[:4]):
             shard.write_bytes(broken)
-            with pytest.raises(DamagedError, match=message):
-                StoredAnswers(tmp_path, d, PLAN).batch(0, 0)
-        np.save(shard, np.zeros((2, 3), dtype=np.float16))
-        with pytest.raises(DamagedError, match=r"holds float16 \(2, 3\); expected float16 \(30, 3\)"):
+            with pytest.raises(
+                DamagedError, match=r"1 of 1 shards are truncated \(logits-00000.npy\); label"
+            ):
+                StoredAnswers(tmp_path, d, PLAN)
+        np.save(shard, np.zeros((15, 6), dtype=np.float16))  # of the same size
+        with pytest.raises(DamagedError, match=r"holds float16 \(15, 6\); expected float16 \(30, 3\)"):
+            StoredAnswers(tmp_path, d, PLAN).batch(0, 0)
+        shard.write_bytes(b"no numpy file" + whole[13:])
+        with pytest.raises(DamagedError, match="logits-00000.npy is truncated or no shard"):
             StoredAnswers(tmp_path, d, PLAN).batch(0, 0)
         shard.unlink()
-        with pytest.raises(FileNotFoundError, match="stored answers lack .*logits-00000.npy"):
-            StoredAnswers(tmp_path, d, PLAN).batch(0, 0)
+        with pytest.raises(FileNotFoundError, match=r"1 of 1 shards are missing \(logits-00000.npy\); label"):
+            StoredAnswers(tmp_path, d, PLAN)
         index.write_text(json.dumps({"schema": 9}))
         with pytest.raises(DamagedError, match="answers.json has schema 9, this ddbench knows up to 1"):
             StoredAnswers(tmp_path, d, PLAN)
@@ -461,6 +648,17 @@ class TestStoredAnswers:
             store_answers(tmp_path, d, items(d), [Fixed(1e6, 0.0, 0.0)])
         assert list(tmp_path.rglob("*.npy")) == []
 
+    def test_views_that_came_with_the_set_stand_for_the_protocols(self):
+        own = replace(PLAN, boxes="fkd", seed=42, order="sequential")
+        labeller = a_set(plan=own).targets.labeller
+        asked = replace(PLAN, epochs=2)
+        assert plan_for(labeller, asked) == replace(own, epochs=2)
+        assert plan_for(a_set().targets.labeller, asked) == asked
+        with pytest.raises(ValueError, match="epochs is 3 there, 9 asked for; batch is 4 there, 8 asked for"):
+            plan_for(labeller, replace(asked, epochs=9, batch=8))
+        with pytest.raises(ValueError, match="seed is 1 there, 2 asked for"):
+            plan_for(a_set().targets.labeller, replace(asked, seed=2))
+
     def test_a_plan_needs_a_labeller_with_views(self):
         with pytest.raises(ValueError, match="the labeller has no stored views"):
             check_plan(fixed_labeller(1), PLAN)
@@ -470,20 +668,24 @@ class TestStoredAnswers:
 
 
 @pytest.mark.parametrize(
-    ("n", "classes", "size"),
+    ("n", "classes", "size", "metadata"),
     [
-        (500, 10, 3.0e6),
-        (5_000, 100, 3.0e8),
-        (10_000, 200, 1.2e9),
-        (10_000, 1000, 6.0e9),
-        (50_000, 1000, 30_000_000_000),
-        (209_000, 10_450, 1.31e12),
+        (500, 10, 3_000_000, 3.75e6),
+        (5_000, 100, 300_000_000, 3.75e7),
+        (10_000, 200, 1_200_000_000, 7.5e7),
+        (10_000, 1000, 6_000_000_000, 7.5e7),
+        (50_000, 1000, 30_000_000_000, 3.75e8),
+        (200_000, 1000, 120_000_000_000, 1.5e9),
+        (209_000, 10_450, 1_310_430_000_000, 1.5675e9),
     ],
 )
-def test_logit_bytes_of_the_spec(n, classes, size):
-    assert logit_bytes(n, classes, 300) == pytest.approx(size, rel=2e-3)
-    if classes == 1000 and n == 50_000:
-        assert logit_bytes(n, classes, 300) == size
+def test_label_bytes_of_the_spec(n, classes, size, metadata):
+    assert logit_bytes(n, classes, 300) == size
+    assert 25 * n * 300 == metadata  # what FKD keeps beside them, and plans drawn from a seed need not
+
+
+def test_static_labels_of_the_spec():
+    assert logit_bytes(50_000, 1000) == 100_000_000
 
 
 def test_a_student_equal_to_its_teacher_has_no_loss():
@@ -493,3 +695,62 @@ def test_a_student_equal_to_its_teacher_has_no_loss():
     teacher, student = answer(d.targets.labeller, [net], x), answer(d.targets.labeller, [network()], x)
     p, q = torch.softmax(teacher / 20, 1), torch.log_softmax(student / 20, 1)
     assert torch.nn.functional.kl_div(q, p, reduction="batchmean").item() == pytest.approx(0, abs=1e-7)
+
+
+VIEWS, LIMIT_MIB = 100_000, 300
+
+_AT_SCALE = """
+import json, sys
+from pathlib import Path
+import torch
+from ddbench.augment.views import batches
+from ddbench.budget import Meter
+from ddbench.codecs import items
+from ddbench.contract import Card, DistilledSet, Labeller, NetworkRef, Space, Targets
+from ddbench.train.labels import StoredAnswers, store_answers, verify
+from ddbench.train.students import batch_inputs
+from ddbench.trainplan import ViewPlan
+
+folder, n, epochs, classes = Path(sys.argv[1]), *map(int, sys.argv[2:])
+torch.set_num_threads(1)
+space = Space("uint8", (0.5,), (0.25,))
+plan = ViewPlan(epochs, 1000, crop="resized", flip=0.5, mix="cutmix")
+network = torch.nn.Sequential(torch.nn.AvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(4, classes)).eval()
+torch.zeros(1, 1, 4, 4, requires_grad=True).sum().backward()  # what torch itself loads late
+with Meter() as meter:
+    distilled = DistilledSet(
+        {"images": torch.randint(256, (n, 1, 4, 4), dtype=torch.uint8)},
+        Targets(torch.arange(n) % classes, labeller=Labeller((NetworkRef("a", "cache", "a"),), space, views=plan)),
+        space, card=Card(classes=classes, shape=(1, 4, 4)),
+    )
+    it = items(distilled)
+    store_answers(folder, distilled, it, [network])
+    answers, views, same = StoredAnswers(folder, distilled, plan), 0, True
+    for epoch in range(epochs):
+        for number, rows in enumerate(batches(plan, n, epoch)):
+            logits = answers.batch(epoch, number)
+            views += len(logits)
+            if number % 5 == epoch % 5:
+                seen, _ = batch_inputs(it, plan, epoch, number, rows)
+                same &= torch.allclose(logits.float(), network(seen), atol=0.01)
+    faults = verify(answers.store)
+print(json.dumps(dict(views=views, same=same, faults=faults, bytes=answers.nbytes, shards=answers.store.shards,
+                      rise_mib=meter.rise_mib)))
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="this system does not say the peak of memory"
+)
+def test_a_store_larger_than_the_limit_is_written_and_replayed_below_it(tmp_path):
+    """100,000 views of 2,000 classes: 400 MB of logits, in a process of its own that may grow by 300 MB."""
+    done = subprocess.run(
+        [sys.executable, "-c", _AT_SCALE, str(tmp_path), str(VIEWS // 10), "10", "2000"],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["views"], found["bytes"], found["faults"]) == (VIEWS, 400_000_000, []) and found["same"]
+    assert found["bytes"] / 2**20 > LIMIT_MIB and found["shards"] == 6
+    assert 0 < found["rise_mib"] < LIMIT_MIB

@@ -20,6 +20,7 @@ from ddbench.nets.flat import Flat
 from ddbench.seeding import Generators
 from ddbench.train import networks, students
 from ddbench.train.engine import SGD, Crew, EngineOptions, Many, One, Run
+from ddbench.train.experts import make_experts
 from ddbench.train.networks import (
     Job,
     Outcome,
@@ -585,3 +586,29 @@ def test_cuda_makes_the_host_wait_for_nothing_inside_an_epoch(
             updates.zero_grad()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+# ------------------------------------------------------------------------------------------------ adam
+
+
+def test_a_training_with_adam_cannot_be_packed_and_experts_refuse_it(train: ImageData) -> None:
+    adam = replace(RECIPE, optimiser="adam", count=1)
+    with pytest.raises(
+        ValueError, match="training with adam cannot be packed to go on later; expected optimiser sgd"
+    ):
+        train_group(Job(train, adam, "cpu"), [0], lambda epoch, vectors, pack: pack())
+    with pytest.raises(
+        ValueError, match=r"optimiser is 'adam', but experts are trained, by sgd alone: their momentum"
+    ):
+        make_experts(train, adam, "cpu")
+    public = replace(RECIPE, network="torchvision:resnet18", weights="IMAGENET1K_V1", count=1)
+    with pytest.raises(ValueError, match=r"weights is 'IMAGENET1K_V1', but experts are trained"):
+        make_experts(train, public, "cpu")
+
+
+def test_what_was_saved_does_not_go_on_with_adam(train: ImageData) -> None:
+    sgd = replace(RECIPE, count=1, epochs=1)
+    packs: list[dict[str, Any]] = []
+    train_group(Job(train, sgd, "cpu"), [0], lambda epoch, vectors, pack: packs.append(pack()))
+    with pytest.raises(ValueError, match="training with adam cannot go on from what was saved"):
+        train_group(Job(train, replace(sgd, optimiser="adam"), "cpu"), [0], None, packs[0])

@@ -39,6 +39,15 @@ def test_a_suite_becomes_every_combination(tmp_path):
     assert len({c.model_dump_json() for c in cells}) == len(cells)
 
 
+def test_a_method_may_be_scored_under_protocols_of_its_own(tmp_path):
+    text = GOOD.replace("random", "{name: random, protocols: [dc-dsa, quick-kd]}", 1)
+    cells = plan.cells(suite_of(tmp_path, text))
+    asked = {c.protocol for c in cells if c.distil.method == "random"}
+    assert asked == {"dc-dsa", "quick-kd"} and {c.protocol for c in cells} > asked
+    with pytest.raises(plan.PlanError, match=r"line \d+.*protocol.*quick-kb.*nearest: quick-kd"):
+        suite_of(tmp_path, text.replace("quick-kd", "quick-kb"))
+
+
 def test_full_stands_once_a_seed_and_last_under_the_protocol_that_the_suite_names(tmp_path):
     cells = plan.cells(
         suite_of(tmp_path, GOOD + "upper_bound: {method: full, protocol: quick-full, repeats: 1}\n")
@@ -61,13 +70,18 @@ def test_full_among_the_flags_takes_the_capped_twin_and_no_ipc():
 def test_the_embedded_suite_is_the_one_of_the_readme():
     cells = plan.cells(plan.load("embedded"))
     matching = {"dm", "datadam", "dsa", "idc", "ncfm", "mtt", "datm"}
-    assert {c.distil.method for c in cells} == {"full", "random", "herding", "k_center", *matching}
+    labelled = {"random", "dm", "cda", "cvdd"}
+    chosen = {"full", "random", "herding", "k_center"}
+    assert {c.distil.method for c in cells} == {*chosen, *matching, *labelled}
+    assert {c.distil.method for c in cells if c.protocol == "quick-kd"} == labelled
+    assert {c.distil.method for c in cells if c.protocol == "quick"} == {*chosen, *matching} - {"full"}
     assert {c.distil.dataset for c in cells} == {"digits"} and {c.distil.seed for c in cells} == {0, 1, 2}
     assert {c.network for c in cells} == {"ConvNetD2W32"} and {c.protocol for c in cells} == {
         "quick",
+        "quick-kd",
         "quick-full",
     }
-    assert len(cells) == 10 * 2 * 3 + 3
+    assert len(cells) == (10 + 4) * 2 * 3 + 3
 
 
 def test_networks_and_repeats_come_from_the_protocol_where_the_suite_has_none():
@@ -147,8 +161,8 @@ def test_no_suite_and_no_mapping_are_said(tmp_path):
         (dict(methods=["random"], ipc=[0]), r"--ipc: ipc is 0; expected at least 1"),
         (dict(methods=["random"], datasets=["cifar"]), r"--dataset: no data set 'cifar'; nearest: cifar10"),
         (
-            dict(methods=["random"], settings={"lr": "1"}),
-            r"--set: method 'random' has no setting 'lr'; it has no settings",
+            dict(methods=["full"], settings={"lr": "1"}),
+            r"--set: method 'full' has no setting 'lr'; it has no settings",
         ),
         (dict(methods=["dm"], recipe="nobody"), r"--recipe: method 'dm' has no recipe 'nobody' for digits"),
         (dict(methods=["random"], seeds=0), r"--seeds: given 0 \(int\)"),

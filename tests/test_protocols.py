@@ -5,11 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from ddbench import data, protocols, registry, sets
+from ddbench import data, protocols, registry, runner, sets
 from ddbench.contract import (
     Card,
     CodecSpec,
@@ -20,15 +21,19 @@ from ddbench.contract import (
     Program,
     RealData,
     Targets,
+    TeacherRecipe,
 )
 from ddbench.nets.build import build
-from ddbench.protocols import train
+from ddbench.protocols import labelling, train
 from ddbench.protocols.native import NativeProtocol, replay, start_
-from ddbench.protocols.rows import ROWS, ProtocolRow
+from ddbench.protocols.rows import ROWS, Form, ProtocolRow
 from ddbench.protocols.train import RowProtocol
+from ddbench.records import Cell, DistilCell
 from ddbench.seeding import Generators
-from ddbench.train.engine import EngineOptions
-from ddbench.trainplan import TrainPlan, ViewPlan
+from ddbench.train import labels as labels_module
+from ddbench.train import students
+from ddbench.train.engine import EngineOptions, train_students
+from ddbench.trainplan import LabelPlan, TrainPlan, ViewPlan
 
 NET = "ConvNetD1W32"
 
@@ -354,6 +359,303 @@ class TestLearnedRates:
                 "use native"
             )
             assert protocols.get("native").accepts(distilled) is None
+
+
+KD_PLAN = ROWS["quick-kd"].plan.changed(
+    epochs=3, batch=4, views=ViewPlan(3, 4, crop="resized", flip=0.5, mix="cutmix"), networks=(NET,)
+)
+BN = "ConvNetD1W16BN"
+
+
+def kd(**plan) -> RowProtocol:
+    """A protocol of teacher labels of a few steps."""
+    labels = plan.pop("labels", LabelPlan(store=True, networks=(BN,), squeeze="quick"))
+    return RowProtocol(replace(ROWS["quick-kd"], plan=KD_PLAN.changed(labels=labels, **plan)))
+
+
+def inline(real: RealData, distilled: DistilledSet, networks: int = 1, **more) -> DistilledSet:
+    """The set with labelling networks inside."""
+    tensors, refs = dict(distilled.tensors), []
+    for i in range(networks):
+        net = build(BN, real.train.shape, real.train.classes, torch.Generator().manual_seed(4 + i))
+        tensors |= {f"t{i}.{n}": t for n, t in net.state_dict().items()}
+        refs.append(NetworkRef(BN, "inline", f"t{i}."))
+    labeller = Labeller(tuple(refs), replace(real.train.space, stored="input"), **more)
+    return distilled.changed(tensors=tensors, targets=Targets(ids=distilled.targets.ids, labeller=labeller))
+
+
+def folders(path: Path) -> list[Path]:
+    """Without the locks beside them."""
+    return [p for p in path.iterdir() if p.is_dir()]
+
+
+@pytest.fixture
+def quick_teachers(monkeypatch, fresh_cache) -> list[tuple[str, str, str]]:
+    """Own teachers of one epoch; what they were asked for."""
+    asked = []
+
+    def recipe(name: str, network: str, dataset: str) -> TeacherRecipe:
+        asked.append((name, network, dataset))
+        return TeacherRecipe(network=network, epochs=2, batch=16, lr=0.05, held_out=0.1)
+
+    monkeypatch.setattr(labelling, "squeeze_recipe", recipe)
+    return asked
+
+
+class TestTeacherLabels:
+    def test_a_set_without_a_labeller_is_labelled_by_the_protocols_own_teachers(
+        self, gauss2: RealData, quick_teachers
+    ):
+        told: list[tuple] = []
+        two = kd(labels=LabelPlan(store=True, networks=(BN, "ConvNetD1W8BN"), squeeze="mine"))
+        found = two.evaluate(made(gauss2), gauss2, BN, crew(1, 2), progress=lambda *a: told.append(a))
+        assert quick_teachers == [
+            ("mine", BN, "imagefolder:gauss2"),
+            ("mine", "ConvNetD1W8BN", "imagefolder:gauss2"),
+        ]
+        assert len(found.scores) == 2 and found.engine == "stacked"
+        assert found.notes["labels"].startswith(f"the protocol's own {BN} ")
+        assert "weight 0.5" in found.notes["labels"] and "% held out; ConvNetD1W8BN" in found.notes["labels"]
+        assert found.notes["labels"].endswith("every view of 3 epochs stored")
+        assert 0 < found.teacher_s <= found.teaching_s and found.wall_s > 0
+        assert found.label_bytes == 3 * 6 * 2 * 2 and found.beside == {}
+        assert {a[1] for a in told} == {2, 18, 3}, "teachers' epochs, views, students' epochs"
+        again = two.evaluate(made(gauss2), gauss2, BN, crew(1, 2))
+        assert again.scores == found.scores
+        assert again.teacher_s == found.teacher_s and again.teaching_s < found.teaching_s, "from the cache"
+
+    def test_always_means_the_protocols_own_even_where_a_set_brings_teachers(
+        self, gauss2: RealData, quick_teachers
+    ):
+        distilled = inline(gauss2, made(gauss2))
+        own = kd(labels=LabelPlan(networks=(BN,), always=True)).evaluate(distilled, gauss2, BN, crew(1))
+        assert "the protocol's own" in own.notes["labels"] and len(quick_teachers) == 1
+        sets_own = kd(labels=LabelPlan(networks=(BN,))).evaluate(distilled, gauss2, BN, crew(1))
+        assert (
+            sets_own.notes["labels"] == f"the set's own {BN} t0.; while students train"
+            and len(quick_teachers) == 1
+        )
+        assert sets_own.teacher_s == 0
+
+    def test_networks_that_answer_meanwhile_stand_beside_the_set(self, gauss2: RealData, quick_teachers):
+        online = kd(labels=LabelPlan(networks=(BN, BN)))
+        found = online.evaluate(made(gauss2), gauss2, BN, crew(1))
+        state = build(BN, (1, 8, 8), 2).state_dict()
+        size = sum(t.nbytes for t in state.values())
+        assert list(found.beside.values()) == [size, size] and found.label_bytes == 0
+        assert [name.startswith(f"teacher {BN}") for name in found.beside] == [True, True]
+        inside = kd(labels=LabelPlan()).evaluate(inline(gauss2, made(gauss2)), gauss2, BN, crew(1))
+        assert inside.beside == {}, "counted with the set"
+
+    def test_stored_answers_are_kept_and_found_again(self, gauss2: RealData, tmp_path, monkeypatch):
+        distilled, options = inline(gauss2, made(gauss2), 2), EngineOptions(labels=tmp_path)
+        first = kd().evaluate(distilled, gauss2, BN, crew(1), options)
+        (folder,) = folders(tmp_path)
+        assert sum(f.stat().st_size for f in folder.rglob("*.npy")) >= first.label_bytes == 3 * 6 * 2 * 2
+
+        def never(*_):
+            raise AssertionError("the networks were asked again")
+
+        monkeypatch.setattr(labels_module, "answer", never)
+        assert kd().evaluate(distilled, gauss2, BN, crew(1), options).scores == first.scores
+        with pytest.raises(AssertionError, match="asked again"):
+            kd(batch=3, views=ViewPlan(3, 3)).evaluate(distilled, gauss2, BN, crew(1), options)
+
+    def test_students_of_stored_and_of_online_answers_to_the_same_views_agree(
+        self, gauss2: RealData, monkeypatch
+    ):
+        """A stored answer is the online one, rounded to fp16."""
+        distilled = inline(gauss2, made(gauss2, 6))
+        trained = []
+        monkeypatch.setattr(
+            train, "train_students", lambda *a, **k: trained.append(train_students(*a, **k)) or trained[-1]
+        )
+        kd().evaluate(distilled, gauss2, BN, crew(1))
+        seed = ViewPlan(3, 4).seed
+        monkeypatch.setattr(students, "derive", lambda *_: seed)
+        kd(labels=LabelPlan()).evaluate(distilled, gauss2, BN, crew(1))
+        stored, online = trained
+        assert torch.allclose(stored.losses, online.losses, rtol=2e-2, atol=1e-4)
+        assert not torch.equal(stored.losses, online.losses)
+
+    def test_views_do_not_mirror_what_a_mirror_would_change(
+        self, gauss2: RealData, gauss3: RealData, monkeypatch
+    ):
+        plans = trained_plans(monkeypatch)
+        assert not gauss2.train.flip and gauss3.train.flip
+        for real in (gauss2, gauss3):
+            kd().evaluate(inline(real, made(real)), real, BN, crew(1))
+        assert [p.views.flip for p in plans] == [0.0, 0.5]
+        for name, flip in (("digits", 0.0), ("mnist?pad=2", 0.0), ("cifar10", 0.5)):
+            assert kd().plan_for(made(gauss3), BN, name).views.flip == flip
+
+    def test_hard_protocols_look_at_ids_alone(self, gauss2: RealData, monkeypatch):
+        seen = []
+        real_train = train.train_students
+        monkeypatch.setattr(
+            train, "train_students", lambda items, *a, **k: seen.append(items) or real_train(items, *a, **k)
+        )
+        hard = tiny(loss="ce", hard=True, augment="none", views=ViewPlan(6, 4))
+        base = made(gauss2)
+        values = Targets(ids=base.targets.ids, soft=torch.randn(6, 2), kind="values")
+        sets_ = [base, base.changed(targets=values), inline(gauss2, base)]
+        scores = [hard.evaluate(d, gauss2, NET, crew(1)).scores for d in sets_]
+        assert scores[0] == scores[1] == scores[2]
+        assert all(i.soft is None and i.labeller is None for i in seen)
+        nameless = base.changed(targets=Targets(soft=torch.full((6, 2), 0.5), kind="probabilities"))
+        assert hard.accepts(nameless) == "protocol quick needs label ids (loss ce), and the set has none"
+
+    def test_labelled_protocols_take_sets_of_any_targets(self, gauss2: RealData):
+        base = made(gauss2)
+        without = [
+            base.changed(targets=Targets(soft=torch.full((6, 2), 0.5), kind="probabilities")),
+            base.changed(targets=Targets(soft=torch.randn(6, 5), kind="values")),
+            inline(gauss2, base).changed(targets=Targets(labeller=inline(gauss2, base).targets.labeller)),
+        ]
+        for name in (
+            "sre2l-kd",
+            "rded",
+            "cvdd-bssl",
+            "infer-static",
+            "infer-dyn",
+            "rethink-soft",
+            "quick-kd",
+        ):
+            assert [protocols.get(name).accepts(d) for d in [base, *without]] == [None] * 4, name
+        said = protocols.get("g-vbsm").accepts(without[0])
+        assert said == "protocol g-vbsm needs label ids (loss mse-gt), and the set has none"
+        assert "whole training split; use a capped one" in (
+            protocols.get("rethink-soft").accepts(whole(gauss2)) or ""
+        )
+
+    def test_static_labels_are_given_once(self, gauss2: RealData):
+        found = kd(labels=LabelPlan(store=True, sees="clean")).evaluate(
+            inline(gauss2, made(gauss2)), gauss2, BN, crew(1)
+        )
+        assert found.label_bytes == 6 * 2 * 2 and found.notes["labels"].endswith("one label an image")
+
+    def test_sets_drawn_anew_every_epoch_cannot_be_labelled_beforehand(self, gauss2: RealData):
+        part = whole(gauss2).changed(
+            tensors={"indices": torch.arange(10)},
+            targets=Targets(ids=gauss2.train.labels[:10]),
+            codec=CodecSpec("resampled", {"variant": "without", "ratio": 0.4}),
+        )
+        said = kd().accepts(part) or ""
+        assert "labels views before training, and this set draws its items anew every epoch" in said
+        assert kd(labels=LabelPlan()).accepts(part) is None
+
+    def test_a_set_that_came_with_answers_is_scored_from_them_where_its_views_fit(
+        self, gauss2: RealData, tmp_path
+    ):
+        asked = inline(gauss2, made(gauss2), views=replace(KD_PLAN.views, flip=0.0))
+        items = train.make_items(asked, gauss2, EngineOptions())
+        networks = labels_module.load_networks(asked.targets.labeller, asked, (1, 8, 8), 2)
+        bare = asked.changed(
+            tensors={"images": asked.tensors["images"]},
+            targets=replace(asked.targets, labeller=replace(asked.targets.labeller, networks=())),
+        )
+        labels_module.store_answers(tmp_path / "a", asked, items, networks)
+        (there,) = folders(tmp_path / "a")
+        place = labels_module.store_path(tmp_path / "b", bare)
+        place.parent.mkdir()
+        there.rename(place)
+        protocol, options = kd(), EngineOptions(labels=tmp_path / "b")
+        assert protocol.accepts(bare, BN, "digits") is None
+        found = protocol.evaluate(bare, gauss2, BN, crew(1), options)
+        assert found.scores == protocol.evaluate(asked, gauss2, BN, crew(1)).scores
+        assert found.label_bytes == 72 and found.notes["labels"] == "answers that came with the set"
+        counted = bare.changed(card={"notes": {"stored_label_bytes": 72}})
+        assert protocol.evaluate(counted, gauss2, BN, crew(1), options).label_bytes == 0, (
+            "the set counts them"
+        )
+        with pytest.raises(FileNotFoundError, match=r"no stored answers for this set"):
+            protocol.evaluate(bare, gauss2, BN, crew(1), EngineOptions(labels=tmp_path / "c"))
+        for other, message in (
+            (
+                kd(labels=LabelPlan()),
+                "has networks label views while students train, and this set has stored answers alone",
+            ),
+            (kd(batch=3), "batch is 4 there, 3 asked for"),
+            (
+                kd(labels=LabelPlan(store=True, batch_norm="train")),
+                "batch_norm is 'eval' there, 'train' asked for",
+            ),
+        ):
+            assert message in (other.accepts(bare, BN, "digits") or "accepted")
+        assert kd(labels=LabelPlan(always=True)).accepts(bare, BN, "digits") is None
+
+    @pytest.mark.parametrize(
+        ("shape", "classes", "message"),
+        [((1, 8, 8), 3, "do not fit"), ((3, 8, 8), 2, "do not fit")],
+    )
+    def test_teachers_of_other_classes_or_images_are_named_before_any_training(
+        self, shape, classes, message, gauss2: RealData, monkeypatch
+    ):
+        monkeypatch.setattr(train, "train_students", lambda *_: pytest.fail("trained"))
+        net = build(BN, shape, classes)
+        distilled = inline(gauss2, made(gauss2))
+        tensors = {**distilled.tensors, **{f"t0.{n}": t for n, t in net.state_dict().items()}}
+        with pytest.raises(ValueError, match=message):
+            kd().evaluate(distilled.changed(tensors=tensors), gauss2, BN, crew(1))
+
+    def test_batch_statistics_of_networks_without_batch_norm_are_refused(self, gauss2: RealData):
+        net = build(NET, (1, 8, 8), 2)
+        base = made(gauss2)
+        labeller = Labeller((NetworkRef(NET, "inline", "t."),), gauss2.train.space)
+        distilled = base.changed(
+            tensors={**base.tensors, **{f"t.{n}": t for n, t in net.state_dict().items()}},
+            targets=Targets(ids=base.targets.ids, labeller=labeller),
+        )
+        with pytest.raises(ValueError, match=r"has no batch norm"):
+            kd(labels=LabelPlan(store=True, batch_norm="train-halves")).evaluate(
+                distilled, gauss2, BN, crew(1)
+            )
+
+    def test_what_the_forms_came_to_is_in_the_notes(self, gauss2: RealData, monkeypatch):
+        row = replace(
+            ROWS["quick-kd"],
+            plan=KD_PLAN,
+            forms=(
+                Form(
+                    ipc=(3, 3),
+                    networks=("*d1w16bn",),
+                    side=(8, 8),
+                    plan={"batch": 6, "micro_batches": 2, "lr": 0.5},
+                ),
+                Form(classes=(3, 9), plan={"lr": 7.0}),
+                Form(("gauss2",), views={"mix": "none"}, labels={"store": False}, plan={"eta": 2.0}),
+            ),
+        )
+        plans = trained_plans(monkeypatch)
+        found = RowProtocol(row).evaluate(inline(gauss2, made(gauss2)), gauss2, BN, crew(1))
+        assert (plans[0].batch, plans[0].views.batch, plans[0].part, plans[0].lr) == (6, 6, 3, 0.5)
+        assert found.rate == 0.5
+        assert found.notes["protocol"] == (
+            "3 epochs, batch 6 in 2 parts, adamw lr 0.5 decay 0.01 on matrices, cosine eta 2, resized crop 0.08 to 1, "
+            "flip 0, no mix, kl T 4"
+        )
+
+    def test_a_cells_record_has_labels_bytes_and_notes(
+        self, gauss2: RealData, tmp_path, monkeypatch, quick_teachers
+    ):
+        monkeypatch.setitem(ROWS, "kd-here", replace(ROWS["quick-kd"], name="kd-here", plan=KD_PLAN))
+        monkeypatch.setitem(
+            ROWS,
+            "kd-online",
+            replace(ROWS["quick-kd"], name="kd-online", plan=KD_PLAN.changed(labels=LabelPlan())),
+        )
+        session = runner.Session(runner.Context(run=tmp_path, device="cpu"), gauss2)
+        distil = DistilCell(method="random", dataset="gauss2", ipc=3, seed=0)
+        records = {}
+        for name in ("kd-here", "kd-online"):
+            outcome = session.evaluate(Cell(distil=distil, protocol=name, network=BN, repeats=2))
+            assert outcome.status == "ok", outcome.reason
+            records[name] = outcome.record
+        stored, online = records["kd-here"], records["kd-online"]
+        assert stored.bytes.labels == 6 + 3 * 6 * 2 * 2 and stored.bytes.beside == {}
+        assert online.bytes.labels == 6 and list(online.bytes.beside) == ["teacher ResNet18BN"]
+        assert "the protocol's own" in stored.notes["labels"] and stored.spent.teacher_s > 0
+        assert len(folders(tmp_path / "labels")) == 1
 
 
 @pytest.fixture(scope="module")

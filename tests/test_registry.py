@@ -763,9 +763,9 @@ def test_a_wrapper_around_a_method_without_a_matching_step_is_refused(plugin: Pl
     assert registry.parts("nothing") == (None, "nothing")
 
 
-def test_methods_that_only_choose_images_say_that_they_do_not_match() -> None:
+def test_methods_that_only_choose_or_recover_images_say_that_they_do_not_match() -> None:
     for facts in registry.listing("methods"):
-        chooses = facts.keywords["family"] in ("coreset", "upper bound")
+        chooses = facts.keywords["family"] in ("coreset", "upper bound", "recovery", "selection")
         assert facts.keywords["matches"] is not chooses, facts.name
 
 

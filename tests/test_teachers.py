@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import math
+import os
+import subprocess
+import sys
+import textwrap
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -16,9 +23,9 @@ from ddbench.compute import compiler_works
 from ddbench.contract import ImageData, RealData, Space, TeacherRecipe
 from ddbench.nets.build import build
 from ddbench.seeding import Generators
-from ddbench.store import DamagedError
+from ddbench.store import DamagedError, Lock
 from ddbench.task import RunTask
-from ddbench.train import engine, networks, students, teachers
+from ddbench.train import distributed, engine, networks, students, teachers
 from ddbench.train.networks import Job, input_space, lr_at, split
 from ddbench.train.teachers import cached_state, class_features, embed_all, fingerprint, train_networks
 
@@ -45,11 +52,23 @@ def plainly(train: ImageData, recipe: TeacherRecipe, index: int) -> tuple[torch.
     chance = Generators(recipe.seed, "teachers", index)
     net = build(recipe.network, train.shape, train.classes, chance("weights"))
     space = Space("input", recipe.mean or train.mean, recipe.std or train.std)
-    augment, mix = augmentation(recipe.augment, train.flip), CutMix(recipe.mix_probability)
-    optimiser = torch.optim.SGD(
-        net.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, list(recipe.milestones), recipe.gamma)
+    black = space.unit_to_input(torch.zeros(1, train.shape[0], 1, 1)).flatten()
+    augment = augmentation(recipe.augment, train.flip, fill=black)
+    mix = CutMix(recipe.mix_probability)
+    decay, schedules = recipe.weight_decay, torch.optim.lr_scheduler
+    optimiser: torch.optim.Optimizer
+    if recipe.optimiser == "adam":
+        optimiser = torch.optim.Adam(net.parameters(), recipe.lr, weight_decay=decay)
+    else:
+        optimiser = torch.optim.SGD(net.parameters(), recipe.lr, recipe.momentum, weight_decay=decay)
+    if recipe.schedule == "cosine":
+        half = recipe.period or recipe.epochs - recipe.warmup
+        parts = [schedules.CosineAnnealingLR(optimiser, half)]
+        if recipe.warmup:
+            parts.insert(0, schedules.LinearLR(optimiser, recipe.warmup_from, total_iters=recipe.warmup))
+        schedule = schedules.SequentialLR(optimiser, parts, [recipe.warmup][: len(parts) - 1])
+    else:
+        schedule = schedules.MultiStepLR(optimiser, list(recipe.milestones), recipe.gamma)
     kept, rates = split(train, recipe.seed, recipe.held_out)[0], []
     for _ in range(recipe.epochs):
         rates.append(optimiser.param_groups[0]["lr"])
@@ -166,6 +185,13 @@ def test_more_networks_train_only_those_that_are_missing(train: ImageData, train
         dict(reset_optimiser=True),
         dict(zca=0.1),
         dict(per_class=4),
+        dict(optimiser="adam"),
+        dict(schedule="cosine"),
+        dict(schedule="cosine", period=2),
+        dict(schedule="cosine", warmup=1),
+        dict(schedule="cosine", warmup=1, warmup_from=0.5),
+        dict(augment="crop-flip"),
+        dict(augment="resized-flip"),
     ],
 )
 def test_every_field_of_the_recipe_is_part_of_the_address(train: ImageData, change: dict) -> None:
@@ -490,9 +516,32 @@ def test_a_standardisation_of_its_own_reaches_training_accuracy_and_features(tra
             "has 1 means and 1 deviations but gauss3 has 3 channels; expected one of each a channel",
         ),
         (dict(mean=(0.5,) * 3, std=(0.5, 0.0, 0.5)), "expected one positive std for each mean"),
-        (dict(augment="dc"), r"TeacherRecipe\.augment is 'dc', .*; expected none, dsa, dsa-flip or diffaug"),
+        (dict(augment="dc"), r"TeacherRecipe\.augment is 'dc', .*; expected none, dsa, dsa-flip, diffaug"),
         (dict(augment="dcc"), "augment is 'dcc'; expected one of none, dsa"),
         (dict(augment="diffaug:colour"), "names 'colour'; expected operations out of"),
+        (dict(optimiser="adamw"), r"TeacherRecipe\.optimiser is 'adamw'; expected sgd or adam"),
+        (dict(schedule="constant"), r"TeacherRecipe\.schedule is 'constant'; expected steps or cosine"),
+        (
+            dict(schedule="cosine", milestones=(1,)),
+            r"milestones is \(1,\) with schedule cosine; milestones belong to",
+        ),
+        (dict(warmup=1), "has period None and warmup 1 with schedule steps; both belong to cosine"),
+        (dict(period=2), "has period 2 and warmup 0 with schedule steps; both belong to cosine"),
+        (dict(schedule="cosine", period=0), r"TeacherRecipe\.period is 0; expected at least 1 epoch"),
+        (
+            dict(schedule="cosine", warmup=3),
+            r"TeacherRecipe\.warmup is 3 of 3 epochs; expected 0 or more, and fewer",
+        ),
+        (dict(schedule="cosine", warmup=-1), r"TeacherRecipe\.warmup is -1 of 3 epochs"),
+        (dict(warmup_from=2.0), r"TeacherRecipe\.warmup_from is 2\.0; expected a share in \[0, 1\]"),
+        (
+            dict(weights="V1"),
+            "weights is 'V1' for ConvNetD1W8, which has no public weights; expected a network timm",
+        ),
+        (
+            dict(network="torchvision:resnet18", weights="IMAGENET1K_V1", count=2),
+            r"TeacherRecipe\.count is 2 with public weights IMAGENET1K_V1; there is 1",
+        ),
         (dict(mix="mixup"), r"TeacherRecipe\.mix is 'mixup'; expected none or cutmix"),
         (dict(mix_probability=1.5), r"probability of CutMix is 1\.5; expected a number from 0 to 1"),
     ],
@@ -521,3 +570,336 @@ def test_one_diverging_network_does_not_lose_its_neighbours(
     with pytest.raises(ValueError, match="diverged"):
         train_networks(train, POOL, "cpu")
     assert len(list(fresh_cache.rglob("network.safetensors"))) == 2
+
+
+# ------------------------------------------------------------------------------------------------ recipes of squeezing
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        replace(RECIPE, schedule="cosine", warmup=1, augment="crop-flip", held_out=0.0),
+        replace(
+            RECIPE,
+            network="ConvNetD1W8NN",
+            optimiser="adam",
+            lr=0.01,
+            schedule="cosine",
+            augment="resized-flip",
+            mix="cutmix",
+        ),
+        replace(RECIPE, network="ConvNetD1W4BN", epochs=5, schedule="cosine", period=2),
+    ],
+    ids=["sgd-warmup", "adam-cutmix", "period"],
+)
+@pytest.mark.parametrize("stacked", [True, False])
+def test_cosines_adam_and_crops_are_those_of_a_plain_loop(
+    train: ImageData, recipe: TeacherRecipe, stacked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not stacked:
+        monkeypatch.setattr(networks, "STACK_BELOW", 0)
+    for index, made in enumerate(train_networks(train, replace(recipe, count=2), "cpu")):
+        twin, rates = plainly(train, recipe, index)
+        assert [lr_at(recipe, e) for e in range(recipe.epochs)] == pytest.approx(rates, abs=1e-9)
+        assert close(made.network.state_dict(), twin.state_dict())
+
+
+def test_what_changes_nothing_is_no_part_of_the_address(train: ImageData) -> None:
+    cosine = replace(RECIPE, schedule="cosine")
+    for one, other in (
+        (RECIPE, replace(RECIPE, warmup_from=0.5)),
+        (cosine, replace(cosine, gamma=0.5, reset_optimiser=True)),
+        (cosine, replace(cosine, period=3)),
+        (replace(cosine, warmup=1), replace(cosine, warmup=1, period=2)),
+        (replace(RECIPE, optimiser="adam"), replace(RECIPE, optimiser="adam", momentum=0.5)),
+    ):
+        assert fingerprint(train, one, 0, "cpu") == fingerprint(train, other, 0, "cpu")
+
+
+def test_a_teacher_says_its_name_its_space_and_where_it_is_found_again(train: ImageData) -> None:
+    own = replace(RECIPE, mean=(0.2, 0.3, 0.4), std=(0.1, 0.2, 0.3), network="ConvNetD1W8IN")
+    for _ in range(2):  # trained, then from the cache
+        (made,) = train_networks(train, own, "cpu")
+        assert (made.name, made.source) == ("ConvNetD1W8", "cache")
+        assert made.space is not None and made.space.same_inputs(input_space(train, own))
+        ref = made.ref(2.0)
+        assert (ref.architecture, ref.source, ref.key, ref.weight) == (
+            "ConvNetD1W8", "cache", made.fingerprint, 2.0,
+        )  # fmt: skip
+
+
+def test_dropout_follows_the_recipes_seed_and_leaves_the_global_chance_alone(
+    train: ImageData, tmp_path: Path
+) -> None:
+    recipe = replace(RECIPE, network="EfficientNetB0", epochs=1, batch=16)
+    before = torch.get_rng_state()
+    torch.manual_seed(1)
+    one = train_networks(train, recipe, "cpu", cache=tmp_path / "one")[0].network.state_dict()
+    torch.manual_seed(2)
+    two = train_networks(train, recipe, "cpu", cache=tmp_path / "two")[0].network.state_dict()
+    torch.set_rng_state(before)
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+# ------------------------------------------------------------------------------------------------ what is known of one
+
+
+def test_what_is_known_of_a_teacher_stands_beside_its_weights(train: ImageData, gauss3: RealData) -> None:
+    (made,) = train_networks(train, RECIPE, "cpu")
+    known = teachers.about(made.fingerprint)
+    assert (known["network"], known["shape"], known["classes"]) == ("ConvNetD1W8", [3, 16, 16], 3)
+    assert known["space"] == train.space.describe() and known["accuracy"] == made.accuracy
+    assert (known["data"], known["data_fingerprint"], known["processes"]) == ("gauss3", train.fingerprint, 1)
+    assert known["test_accuracy"] is None and known["recipe"]["lr"] == RECIPE.lr
+    accuracy = teachers.evaluate(made.fingerprint, gauss3)
+    test = gauss3.test
+    right = made.network(train.space.real_to_input(test.images)).argmax(1) == test.labels
+    assert accuracy == pytest.approx(float(right.float().mean()))
+    assert teachers.about(made.fingerprint)["test_accuracy"] == accuracy
+
+
+def test_a_teacher_of_an_older_version_says_none_for_what_it_did_not_keep(
+    train: ImageData, gauss3: RealData, fresh_cache: Path
+) -> None:
+    (made,) = train_networks(train, RECIPE, "cpu")
+    path = fresh_cache / "teachers" / made.fingerprint / "recipe.json"
+    said = json.loads(path.read_text())
+    for name in ("space", "data_fingerprint", "processes"):
+        del said[name]
+    for name in ("optimiser", "schedule", "weights"):
+        del said["recipe"][name]
+    path.write_text(json.dumps(said))
+    known = teachers.about(made.fingerprint)
+    assert known["space"] is known["test_accuracy"] is known["processes"] is None
+    assert known["network"] == "ConvNetD1W8" and teachers.evaluate(made.fingerprint, gauss3) == 1.0
+
+
+def test_a_teacher_is_measured_on_its_own_data_only(
+    train: ImageData, gauss2: RealData, gauss3: RealData
+) -> None:
+    (made,) = train_networks(train, RECIPE, "cpu")
+    key = made.fingerprint
+    with pytest.raises(
+        ValueError, match=rf"teacher {key} was trained on gauss3 with data gauss3, but gauss2 has gauss2"
+    ):
+        teachers.evaluate(key, gauss2)
+    other = RealData(train.subset(torch.arange(30)), gauss3.test)
+    with pytest.raises(ValueError, match=r"data_fingerprint .*; give the data that it was trained on"):
+        teachers.evaluate(key, other)
+    shifted = replace(train, mean=(0.0, 0.0, 0.0))
+    with pytest.raises(ValueError, match=r"was trained on inputs of .*; train it again"):
+        teachers.evaluate(key, RealData(shifted, gauss3.test))
+    with pytest.raises(LookupError, match=rf"no teacher 0123 in the cache \(.*\); .*{key}"):
+        teachers.evaluate("0123", gauss3)
+
+
+def test_teachers_are_listed_and_removed(train: ImageData, gauss3: RealData, fresh_cache: Path) -> None:
+    assert teachers.stored() == []
+    made = [t.fingerprint for t in train_networks(train, replace(RECIPE, count=3), "cpu")]
+    teachers.evaluate(made[0], gauss3)
+    found = {s.fingerprint: s for s in teachers.stored()}
+    assert sorted(found) == sorted(made)
+    first = found[made[0]]
+    assert (first.data, first.network, first.test_accuracy) == ("gauss3", "ConvNetD1W8", 1.0)
+    assert first.recipe["epochs"] == 3 and first.size_bytes > 10_000 and found[made[1]].test_accuracy is None
+    (fresh_cache / "teachers" / made[1] / "recipe.json").write_text("{")
+    damaged = teachers.look(made[1])
+    assert "recipe.json cannot be read" in damaged.damaged and damaged.data == ""
+    with pytest.raises(
+        DamagedError, match=r"recipe\.json cannot be read .*; remove it and train the teacher again"
+    ):
+        teachers.about(made[1])
+    with pytest.raises(LookupError, match="no teacher nope in the cache"):
+        teachers.remove([made[0], "nope"])
+    with (
+        Lock(fresh_cache / "teachers" / made[0]),
+        pytest.raises(ValueError, match="being trained by another process"),
+    ):
+        teachers.remove(made)
+    assert len(teachers.stored()) == 3
+    assert len(teachers.remove(made[:2], dry_run=True)) == 2 == len(teachers.remove(made[:2]))
+    assert [s.fingerprint for s in teachers.stored()] == made[2:]
+
+
+# ------------------------------------------------------------------------------------------------ public weights
+
+
+PUBLIC = TeacherRecipe(
+    network="torchvision:resnet18",
+    weights="IMAGENET1K_V1",
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+)
+
+
+@pytest.fixture
+def thousand() -> ImageData:
+    images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
+    return ImageData("thousand", "train", images, torch.arange(4), 1000, (0.5,) * 3, (0.5,) * 3)
+
+
+def test_public_weights_are_taken_instead_of_training(
+    thousand: ImageData, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def get_model(name: str, weights: str) -> torch.nn.Module:
+        asked.append((name, weights))
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 1000))
+
+    monkeypatch.setattr("torchvision.models.get_model", get_model)
+    key = "torchvision:resnet18/IMAGENET1K_V1"
+    assert fingerprint(thousand, PUBLIC, 0, "cpu") == key and asked == []
+    (made,) = train_networks(thousand, PUBLIC, "cpu")
+    assert asked == [("resnet18", "IMAGENET1K_V1")] and not fresh_cache.exists()
+    assert (made.fingerprint, made.name, made.source) == (key, "torchvision:resnet18", "public")
+    assert math.isnan(made.accuracy) and made.train_s == 0
+    assert made.space is not None and made.space.mean == PUBLIC.mean
+    assert not made.network.training and not any(p.requires_grad for p in made.network.parameters())
+    assert (made.ref().source, made.ref().key) == ("public", key)
+
+
+@pytest.mark.parametrize(
+    ("change", "data", "message"),
+    [
+        ({}, dict(classes=10), "IMAGENET1K_V1 has 1000 classes, but the data set has 10; train a network"),
+        ({}, dict(images=torch.zeros(4, 1, 32, 32, dtype=torch.uint8), mean=(0.5,), std=(0.5,)), "for 3 channels"),
+        (dict(std=(0.2, 0.2, 0.2)), {}, r"wants inputs of mean \(0\.485.* but they would have .*\(0\.2, 0\.2"),
+        (dict(mean=None, std=None, zca=0.1), {}, r"zca is 0\.1 with public weights IMAGENET1K_V1, which were trained without"),
+    ],
+    ids=["classes", "channels", "statistics", "zca"],
+)  # fmt: skip
+def test_public_weights_for_something_else_are_refused_before_they_are_fetched(
+    thousand: ImageData, change: dict, data: dict, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torchvision.models.get_model", lambda *_, **__: pytest.fail("fetched"))
+    given = replace(thousand, fingerprint="", **data)
+    recipe = replace(PUBLIC, mean=PUBLIC.mean[:1], std=PUBLIC.std[:1]) if "images" in data else PUBLIC
+    with pytest.raises(ValueError, match=message):
+        train_networks(given, replace(recipe, **change), "cpu")
+
+
+def test_unknown_public_weights_are_named_with_those_that_there_are(thousand: ImageData) -> None:
+    with pytest.raises(
+        LookupError, match="resnet18 has no weights 'V7'; expected one of IMAGENET1K_V1, DEFAULT"
+    ):
+        train_networks(thousand, replace(PUBLIC, weights="V7"), "cpu")
+    with pytest.raises(LookupError, match="torchvision has no network 'resnet19'"):
+        train_networks(thousand, replace(PUBLIC, network="torchvision:resnet19"), "cpu")
+    with pytest.raises(LookupError, match="timm has no weights 'resnet18.nope'"):
+        train_networks(thousand, replace(PUBLIC, network="timm:resnet18", weights="nope"), "cpu")
+
+
+def test_without_a_connection_the_message_says_where_the_weights_go(
+    thousand: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def get_model(*_: object, **__: object) -> None:
+        raise URLError("no route")
+
+    monkeypatch.setattr("torchvision.models.get_model", get_model)
+    with pytest.raises(
+        RuntimeError, match=r"IMAGENET1K_V1' cannot be downloaded .*no route.* put the file into"
+    ):
+        train_networks(thousand, PUBLIC, "cpu")
+
+
+# ------------------------------------------------------------------------------------------------ several processes
+
+SPREAD = [
+    # 36 images: 4 batches of 8, then 4
+    replace(RECIPE, network="ConvNetD2W8", schedule="cosine", augment="crop-flip", held_out=0.0, count=2),
+    # shares of 5 and 6; at the end 3 images, which both take whole
+    replace(RECIPE, network="ConvNetD1W4BN", batch=11, held_out=0.0),
+    replace(RECIPE, network="ResNet18BN", epochs=1, batch=9, lr=1e-3),
+    # without norm, behind which a bias has no gradient but rounding, of which Adam makes whole steps
+    replace(RECIPE, network="ConvNetD1W8NN", batch=9, optimiser="adam", lr=1e-3, mix="cutmix"),
+]
+
+
+def torchrun(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--standalone",
+        *words,
+    ]
+    own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parent.parent), **environment}
+    return subprocess.run(
+        command, cwd=folder, env={**os.environ, **own}, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_two_processes_make_the_networks_of_one_and_the_first_writes_them(
+    train: ImageData, tmp_path: Path
+) -> None:
+    torch.save({"images": train.images, "labels": train.labels}, tmp_path / "data.pt")
+    (tmp_path / "spread.py").write_text(
+        textwrap.dedent(
+            f"""
+            import torch
+            torch.set_num_threads(1)
+            from ddbench.contract import ImageData, TeacherRecipe
+            from ddbench.train import distributed
+            from ddbench.train.teachers import train_networks
+
+            held = torch.load("data.pt")
+            train = ImageData("gauss3", "train", held["images"], held["labels"], 3, {train.mean}, {train.std})
+            with distributed.joined("cpu") as (place, device):
+                told = []
+                for recipe in {SPREAD!r}:
+                    made = train_networks(train, recipe, device, progress=lambda *x: told.append(x))
+                    assert len(made) == (recipe.count if place.first else 0)
+                    again = train_networks(train, recipe, device)
+                    assert [t.fingerprint for t in again] == [t.fingerprint for t in made]
+                assert bool(told) == place.first
+                for change, words in (
+                    (dict(batch=1), "batch is 1 for 2 processes; expected at least one image each"),
+                    (dict(rho=0.1), "which 2 processes cannot train; start one"),
+                ):
+                    try:
+                        train_networks(train, TeacherRecipe(network="ConvNetD1W4", **change), device)
+                        raise SystemExit("trained")
+                    except ValueError as error:
+                        assert words in str(error), error
+            assert distributed.world().size == 1
+            """
+        )
+    )
+    cache = tmp_path / "spread"
+    done = torchrun(tmp_path, "spread.py", DDBENCH_CACHE=str(cache))
+    assert done.returncode == 0, done.stderr
+    alone = [t for recipe in SPREAD for t in train_networks(train, recipe, "cpu", cache=tmp_path / "alone")]
+    assert sorted(p.parent.name for p in cache.rglob("network.safetensors")) == sorted(
+        t.fingerprint for t in alone
+    )
+    for one in alone:
+        together = cached_state(one.fingerprint, cache)
+        for name, tensor in one.network.state_dict().items():
+            assert float((together[name] - tensor).abs().max()) < 1e-5, (one.name, name)
+        assert teachers.about(one.fingerprint, cache)["processes"] == 2
+        assert teachers.about(one.fingerprint, cache)["accuracy"] == pytest.approx(one.accuracy, abs=0.05)
+
+
+def test_the_shares_of_a_batch_are_all_of_it() -> None:
+    for images in range(6, 40):
+        parts = [distributed.World(rank, 3).share(images) for rank in range(3)]
+        rows = [i for part in parts for i in range(part.start, part.stop)]
+        assert rows == list(range(images)) and max(p.stop - p.start for p in parts) <= images // 3 + 1
+    assert distributed.World(0, 3).share(5) is None
+
+
+def test_one_gpu_for_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(ValueError, match="device is 'cuda:0' under torchrun, .*; expected auto, cuda or cpu"):
+        with distributed.joined("cuda:0"):
+            pass
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(
+        ValueError, match=r"process 1 of this machine has no GPU of its own: there are 1; start as many"
+    ):
+        with distributed.joined("cuda"):
+            pass

@@ -29,22 +29,43 @@ CROP_TRIES = 10
 _U64 = npt.NDArray[np.uint64]
 
 
+_STEP, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_WORD = 2**64 - 1
+
+
 def _scramble(z: _U64) -> _U64:
     """The finaliser of splitmix64: a bijection of 64-bit words in which every bit depends on every bit."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(_FIRST)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(_SECOND)
     scrambled: _U64 = z ^ (z >> np.uint64(31))
     return scrambled
 
 
+def _scramble_one(z: int) -> int:
+    """:func:`_scramble` of one word; an array of one costs ten times as much."""
+    z = (z ^ (z >> 30)) * _FIRST & _WORD
+    z = (z ^ (z >> 27)) * _SECOND & _WORD
+    return z ^ (z >> 31)
+
+
 def _uniform(seed: int, purpose: int, *words: int | _U64) -> npt.NDArray[np.float64]:
     """Numbers in [0, 1), a function of the words alone; arrays among the words broadcast."""
-    state = np.asarray([seed & (2**64 - 1)], dtype=np.uint64)
+    state: int | _U64 = seed & _WORD
     for word in (purpose, *words):
-        value = np.asarray([word], dtype=np.uint64) if isinstance(word, int) else word
-        state = _scramble(
-            (state + np.uint64(0x9E3779B97F4A7C15)) ^ _scramble(value + np.uint64(0x9E3779B97F4A7C15))
-        )
+        if isinstance(word, int):
+            mixed: int | _U64 = _scramble_one(((word & _WORD) + _STEP) & _WORD)
+        else:
+            mixed = _scramble(word + np.uint64(_STEP))
+        if isinstance(state, int) and isinstance(mixed, int):
+            state = _scramble_one((state + _STEP & _WORD) ^ mixed)
+            continue
+        if isinstance(state, int):
+            state = np.asarray([state], dtype=np.uint64)
+        if isinstance(mixed, int):
+            mixed = np.asarray([mixed], dtype=np.uint64)
+        state = _scramble((state + np.uint64(_STEP)) ^ mixed)
+    if isinstance(state, int):
+        state = np.asarray([state], dtype=np.uint64)
     uniform: npt.NDArray[np.float64] = (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return uniform
 

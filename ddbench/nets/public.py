@@ -49,6 +49,18 @@ def _torchvision_weights(key: str, name: str) -> Any:
     return members[weights or "DEFAULT"]
 
 
+def _timm_config(name: str) -> Any:
+    import timm
+
+    try:
+        found = timm.models.get_pretrained_cfg(name)
+    except RuntimeError:  # a tag that the architecture does not have
+        found = None
+    if found is None:
+        raise LookupError(f"timm has no weights {name!r} (see: timm.list_pretrained())")
+    return found
+
+
 def statistics(key: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Mean and deviation a channel, on the [0, 1] scale, that a public network's inputs are standardised by; None: its library
     does not say.  Downloads nothing.
@@ -60,9 +72,7 @@ def statistics(key: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     if library == "torchvision":
         said = _torchvision_weights(key, name).transforms()
     else:
-        import timm
-
-        said = timm.models.get_pretrained_cfg(name)
+        said = _timm_config(name)
     mean, std = getattr(said, "mean", None), getattr(said, "std", None)
     return None if mean is None or std is None else (tuple(mean), tuple(std))
 
@@ -110,12 +120,7 @@ def check(key: str, shape: Shape, classes: int, mean: tuple[float, ...], std: tu
     if library == "torchvision":
         heads: int | None = len(_torchvision_weights(key, name).meta.get("categories", ())) or None
     else:
-        import timm
-
-        config = timm.models.get_pretrained_cfg(name)
-        if config is None:
-            raise LookupError(f"timm has no weights {name!r} (see: timm.list_pretrained())")
-        heads = config.num_classes
+        heads = _timm_config(name).num_classes
     if shape[0] != 3:
         raise ValueError(f"the public network {key} is for 3 channels, but the images have {shape[0]}")
     if heads is not None and heads != classes:

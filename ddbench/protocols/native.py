@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ddbench.compute import arithmetic, keep_freed_memory
-from ddbench.contract import DistilledSet, Items, Program, RealData
+from ddbench.contract import DistilledSet, ImageData, Items, Program, RealData
 from ddbench.nets.build import build, initialise_
 from ddbench.nets.names import canonical
 from ddbench.protocols.train import Evaluation, RowProtocol, make_items, score
@@ -102,11 +102,13 @@ def replay(net: nn.Module, items: Items, program: Program) -> list[torch.Tensor]
 class NativeProtocol(RowProtocol):
     """Replays programs; see the module."""
 
-    def accepts(self, distilled: DistilledSet, network: str = "", dataset: str = "") -> str | None:
+    def accepts(
+        self, distilled: DistilledSet, network: str = "", dataset: str = "", real: ImageData | None = None
+    ) -> str | None:
         if distilled.program is None:
             return "protocol native replays the program of a set, and this set has none; use dc-dsa"
         if distilled.program.order is None:
-            return super().accepts(distilled, network, dataset)
+            return super().accepts(distilled, network, dataset, real)
         if distilled.kind != "image":
             return f"protocol native trains image classifiers, and this is a set of kind {distilled.kind!r}"
         if distilled.targets.labeller is not None or distilled.targets.kind == "values":

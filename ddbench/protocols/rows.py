@@ -5,9 +5,71 @@ In words, with the rules of comparison: leaderboards/PROTOCOLS.md.  A protocol n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from math import inf
+from typing import Any
 
-from ddbench.trainplan import TrainPlan
+from ddbench.trainplan import LabelPlan, TrainPlan, ViewPlan
+
+_ANY = (0, inf)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the settings of a row may depend on."""
+
+    dataset: str = ""
+    """Registered name of the real data; what follows a "?" does not matter."""
+    network: str = ""
+    """Of the students."""
+    ipc: float = 0
+    """Stored images a class."""
+    classes: int = 0
+    side: int = 0
+    """Pixels of an image's shorter side."""
+    factor: int = 1
+    """Of a set of mosaics whose items are the mosaics: tiles a side; else 1."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a row's plan differs for some cases; of the forms that fit, all apply, in their order.
+
+    ``networks`` are patterns in lower case (``*resnet50*``); ``ipc``, ``classes``, ``side`` and ``factor`` are first and
+    last value.  What is empty, or left out, fits every case.
+    """
+
+    datasets: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    ipc: tuple[float, float] = _ANY
+    classes: tuple[float, float] = _ANY
+    side: tuple[float, float] = _ANY
+    factor: tuple[float, float] = _ANY
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the TrainPlan."""
+    views: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of its ViewPlan; epochs and batch are always those of the TrainPlan."""
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of its LabelPlan."""
+
+    def fits(self, case: Case) -> bool:
+        """Whether this form is for a case."""
+        dataset, network = case.dataset.partition("?")[0], case.network.lower()
+        return (
+            (not self.datasets or dataset in self.datasets)
+            and (not self.networks or any(fnmatchcase(network, pattern) for pattern in self.networks))
+            and all(
+                low <= value <= high
+                for value, (low, high) in (
+                    (case.ipc, self.ipc),
+                    (case.classes, self.classes),
+                    (case.side, self.side),
+                    (case.factor, self.factor),
+                )
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -27,14 +89,31 @@ class ProtocolRow:
     """``train``: a TrainPlan; ``native``: the set's own program is replayed."""
     data: str = "part"
     """``part``: distilled sets and subsets; ``full``: the whole training split only, under a cap on steps."""
+    forms: tuple[Form, ...] = ()
+    """How the plan differs by data set, images a class, network, classes, size and mosaic."""
 
     def __post_init__(self) -> None:
-        for field, value, valid in (
+        for name, value, valid in (
             ("kind", self.kind, ("train", "native")),
             ("data", self.data, ("part", "full")),
         ):
             if value not in valid:
-                raise ValueError(f"ProtocolRow.{field} is {value!r}; expected one of {', '.join(valid)}")
+                raise ValueError(f"ProtocolRow.{name} is {value!r}; expected one of {', '.join(valid)}")
+
+    def plan_for(self, case: Case) -> TrainPlan:
+        """The plan with all forms that fit a case."""
+        plan = self.plan
+        for form in self.forms:
+            if form.fits(case):
+                changes = dict(form.plan)
+                if form.views and plan.views is not None:
+                    changes["views"] = replace(plan.views, **form.views)
+                if form.labels and plan.labels is not None:
+                    changes["labels"] = replace(plan.labels, **form.labels)
+                plan = plan.changed(**changes)
+        if plan.views is not None and (plan.labels is not None or plan.hard):
+            plan = plan.changed(views=replace(plan.views, epochs=plan.epochs, batch=plan.batch))
+        return plan
 
 
 _CLASSIC = TrainPlan(
@@ -80,6 +159,135 @@ _NCFM = TrainPlan(
     mix="cutmix",
     test_every=100,
     repeats=10,
+)
+_KD = TrainPlan(
+    epochs=300,
+    batch=1024,
+    optimiser="adamw",
+    lr=1e-3,
+    weight_decay=0.01,
+    decay_on="matrices",
+    schedule="cosine",
+    views=ViewPlan(300, 1024, crop="resized", flip=0.5, mix="cutmix"),
+    labels=LabelPlan(squeeze="quick"),
+    loss="kl",
+    temperature=20.0,
+    networks=("ResNet18BN",),
+    repeats=3,
+)
+"""What the protocols of teacher labels have in common, in the form for ImageNet-1K: no temperature squared, no hard labels."""
+_SMALL, _MIDDLE = (0, 32), (33, 64)
+_MIXUP = {"crop": "pad", "mix": "mixup", "mix_alpha": 0.8}
+_TEACHERS = (
+    # the data sets that SRe2L's or RDED's authors squeezed, or whose weights are public; all others by "quick"
+    Form(("cifar10", "cifar100", "tiny_imagenet", "imagenet1k"), labels={"squeeze": "sre2l"}),
+    Form(("imagenette", "imagewoof"), labels={"squeeze": "rded"}),
+)
+_POOL = ("ResNet18BN", "ResNet50BN", "ShuffleNetV2", "MobileNetV2", "DenseNet121")
+_COMMITTEE = (
+    Form(("cifar10", "cifar100", "tiny_imagenet", "imagenette", "imagenet1k"), labels={"squeeze": "cvdd"}),
+)
+_TINY_PAD = Form(side=(0, 16), views={"crop_pad": 1})  # 4 pixels would push half of an 8x8 image out
+_SRE2L_SMALL = (
+    Form(
+        side=_MIDDLE,
+        plan=dict(
+            epochs=100, batch=256, micro_batches=1, optimiser="sgd", lr=0.2, weight_decay=1e-4, decay_on="all",
+            warmup=5, temperature_squared=True, test_every=0,
+        ),
+        views={"mix": "none"},
+        labels={"store": False},
+    ),
+    Form(
+        side=_SMALL,
+        plan=dict(epochs=400, batch=128, micro_batches=1, decay_on="all", temperature=30.0, test_every=0),
+        views=_MIXUP,
+        labels={"store": False, "batch_norm": "train"},
+    ),
+    _TINY_PAD,
+    *_TEACHERS,
+)  # fmt: skip
+_RDED = (
+    Form(factor=(2, 2), views={"crop_scale": (1 / 2, 1.0)}),
+    Form(factor=(3, 3), views={"crop_scale": (1 / 3, 1.0)}),
+    Form(factor=(4, inf), views={"crop_scale": (1 / 4, 1.0)}),
+    Form(ipc=(10, 49), plan={"batch": 50}),
+    Form(ipc=(50, inf), plan={"batch": 100}),
+    Form(classes=(100, inf), plan={"batch": 20}),
+    Form(classes=(100, inf), ipc=(10, 49), plan={"batch": 100}),
+    Form(classes=(100, inf), ipc=(50, inf), plan={"batch": 200}),
+    Form(("tiny_imagenet",), plan={"batch": 100}),
+    Form(networks=("*efficientnet*b0*",), plan={"lr": 2e-3}),
+    Form(networks=("*mobilenet*v2*",), plan={"lr": 2.5e-3}),
+    Form(networks=("*vgg*11*",), plan={"lr": 5e-4}),
+    Form(networks=("*alexnet*", "*vit_b*16*", "*vit_base*16*", "*swin*"), plan={"lr": 1e-4}),
+    Form(("cifar100",), ("convnetbn",), plan={"lr": 2e-3, "batch": 25}),
+    *_TEACHERS,
+    Form(("cifar10", "cifar100", "tiny_imagenet", "imagenet1k"), labels={"squeeze": "rded"}),
+)
+_R50, _R101 = ("*resnet50*",), ("*resnet101*",)
+_HALF = {"lr": 5e-4}
+_CVDD = (
+    Form(("cifar10",), ipc=(1, 1), plan={"batch": 10}),
+    Form(("cifar10",), _R101, plan=_HALF),
+    Form(("cifar100",), ipc=(10, 10), plan={"eta": 2.0}),
+    Form(("cifar100",), _R101, plan=_HALF | {"eta": 1.0}),
+    Form(("tiny_imagenet",), plan={"eta": 2.0}),
+    Form(("tiny_imagenet",), ipc=(10, 10), plan={"eta": 1.0}),
+    Form(("tiny_imagenet",), _R50, plan={"eta": 1.0}),
+    Form(("tiny_imagenet",), _R101, plan=_HALF | {"eta": 2.0}),
+    Form(("imagenette",), plan=_HALF | {"eta": 2.0, "batch": 10}),
+    Form(("imagenette",), ipc=(10, 10), plan={"eta": 1.0}),
+    Form(("imagenette",), _R50, plan={"eta": 1.0}),
+    Form(("imagenette",), _R50, ipc=(1, 1), plan={"eta": 2.0}),
+    Form(("imagenette",), _R50, ipc=(10, 10), plan={"lr": 1e-3}),
+    Form(("imagenette",), _R101, plan={"eta": 2.0}),
+    Form(("imagenette",), _R101, ipc=(50, 50), plan={"lr": 1e-3}),
+    Form(("imagenet1k",), plan={"eta": 2.0}),
+    Form(("imagenet1k",), ipc=(50, 50), plan={"eta": 1.0}),
+    Form(("imagenet1k",), _R101, plan={"eta": 2.0}),
+    Form(("imagenet1k",), _R101, ipc=(50, 50), plan=_HALF),
+    *_COMMITTEE,
+)
+_INFER = (
+    Form(
+        side=(65, inf),
+        plan=dict(batch=128, temperature=20.0),
+        views={"crop": "resized", "mix": "cutmix", "mix_alpha": 1.0},
+    ),
+    _TINY_PAD,
+    Form(side=(65, inf), labels={"networks": ("ResNet18BN", "MobileNetV2", "EfficientNetB0")}),
+    Form(("cifar10", "cifar100", "imagenet1k"), labels={"squeeze": "infer"}),
+)
+_FOUR = ("ResNet18BN", "MobileNetV2", "EfficientNetB0", "ShuffleNetG2")
+_G_VBSM = (
+    Form(
+        side=_SMALL,
+        plan=dict(
+            epochs=1000, batch=100, micro_batches=1, weight_decay=0.0, hard_weight=0.15, test_every=100
+        ),
+        labels={"combine": "mean"},
+    ),
+    Form(
+        ("cifar100",), plan=dict(batch=64, optimiser="sgd", lr=0.1, momentum=0.9, weight_decay=5e-4)
+    ),
+    Form(
+        side=_MIDDLE,
+        plan=dict(epochs=100, batch=100, micro_batches=1, optimiser="sgd", lr=0.1, momentum=0.9, weight_decay=5e-4),
+        labels={"combine": "mean"},
+    ),
+    *_COMMITTEE,
+)  # fmt: skip
+_RETHINK = _KD.changed(batch=128, test_every=50, test_first=1)
+_RETHINK_SMALL = Form(side=(0, 64), views={"crop_scale": (0.25, 1.0)})
+_QUICK_KD = _KD.changed(
+    epochs=100,
+    batch=64,
+    lr=0.01,
+    views=ViewPlan(100, 64, crop="resized", crop_scale=(0.7, 1.0), flip=0.5, mix="cutmix"),
+    labels=LabelPlan(store=True, networks=("ConvNetD2W32BN",), squeeze="quick"),
+    temperature=4.0,
+    networks=("ConvNetD2W32BN",),
 )
 _DC = "code of arXiv:2006.05929, 2102.08259 and 2110.04181"
 
@@ -172,6 +380,102 @@ _ROWS = (
         "quick on all training data, stopped after 300 steps of 256 images, the schedule compressed into them",
         "ours",
         data="full",
+    ),
+    ProtocolRow(
+        "sre2l-kd", "1.0", _KD.changed(micro_batches=2, labels=LabelPlan(store=True, squeeze="quick"), test_every=10),
+        True,
+        "SRe2L's: KL to a teacher at T 20; 300 epochs of AdamW, stored views, CutMix (forms for 64 and 32 pixels: online)",
+        "released code of arXiv:2306.13092; 3 students are ours",
+        forms=_SRE2L_SMALL,
+    ),
+    ProtocolRow(
+        "cda-kd", "1.0", _KD.changed(batch=128, labels=LabelPlan(store=True, squeeze="quick"), test_every=10), True,
+        "CDA's: as sre2l-kd in batches of 128 (at 64 and 32 pixels sre2l-kd's forms; cifar100: 800 epochs)",
+        "released code of arXiv:2311.18838 and its authors' answer on the batch; 3 students are ours",
+        forms=(*_SRE2L_SMALL, Form(("cifar100",), plan={"epochs": 800})),
+    ),
+    ProtocolRow(
+        "rded", "1.0",
+        _KD.changed(
+            batch=10, eta=2.0, test_every=10, test_first=250, test_resize=True,
+            views=ViewPlan(300, 10, crop="resized", crop_scale=(1.0, 1.0), flip=0.5, mix="cutmix"),
+        ),
+        True,
+        "RDED's: KL at T 20 to the observer online, half a cosine over 600 epochs, CutMix (batch by ipc, rate by network)",
+        "released code of arXiv:2312.03526; published numbers are of the best epoch; 3 students are ours",
+        forms=_RDED,
+    ),
+    ProtocolRow(
+        "cvdd-bssl", "1.0",
+        _KD.changed(
+            batch=16, micro_batches=2, test_every=10,
+            labels=LabelPlan(store=True, batch_norm="train-halves", networks=_POOL, squeeze="quick"),
+        ),
+        True,
+        "CV-DD's: stored labels of a committee in train-mode batch norm over halves of 16 (rate and eta by data set and ipc)",
+        "released code of arXiv:2501.07575; 3 students are ours",
+        forms=_CVDD,
+    ),
+    ProtocolRow(
+        "infer-static", "1.0",
+        _KD.changed(
+            epochs=400, batch=64, decay_on="all", temperature=30.0, test_every=10,
+            views=ViewPlan(400, 64, crop="pad", flip=0.5, mix="mixup", mix_alpha=0.8),
+            labels=LabelPlan(store=True, sees="clean", networks=_FOUR, squeeze="quick"),
+        ),
+        True,
+        "INFER's with one label an image: KL at T 30, Mixup of images and logits, 400 epochs (forms above 64 pixels)",
+        "released code of arXiv:2408.06927; 3 students are ours",
+        forms=(Form(side=(65, inf), plan={"epochs": 300}), *_INFER),
+    ),
+    ProtocolRow(
+        "infer-dyn", "1.0",
+        _KD.changed(
+            epochs=80, batch=64, decay_on="all", temperature=30.0, test_every=10,
+            views=ViewPlan(80, 64, crop="pad", flip=0.5, mix="mixup", mix_alpha=0.8),
+            labels=LabelPlan(networks=_FOUR, squeeze="quick"),
+        ),
+        True,
+        "INFER's with teachers online: as infer-static for 80 epochs, every mixed batch labelled (forms above 64 pixels)",
+        "released code of arXiv:2408.06927; 3 students are ours",
+        forms=(Form(side=(65, inf), plan={"epochs": 75}), *_INFER),
+    ),
+    ProtocolRow(
+        "g-vbsm", "1.0",
+        _KD.changed(
+            loss="mse-gt", hard_weight=0.1, micro_batches=1, test_every=10,
+            labels=LabelPlan(store=True, combine="norm-mean", networks=_POOL, squeeze="quick"),
+        ),
+        True,
+        "G-VBSM's: squared distance to several teachers' logits and a little cross-entropy (forms by data set and size)",
+        "released code of arXiv:2311.17950; 3 students are ours",
+        forms=_G_VBSM,
+    ),
+    ProtocolRow(
+        "rethink-hard", "1.0",
+        _RETHINK.changed(
+            hard=True, loss="ce", labels=None, views=ViewPlan(300, 128, crop="resized", flip=0.5)
+        ),
+        True,
+        "every set by its images alone: label ids, 300 epochs of AdamW, resized crops (of at least 0.25 up to 64 pixels)",
+        "released code of arXiv:2502.06434; 3 students are ours",
+        forms=(_RETHINK_SMALL,),
+    ),
+    ProtocolRow(
+        "rethink-soft", "1.0",
+        _RETHINK.changed(
+            views=ViewPlan(300, 128, crop="resized", flip=0.5, mix="cutmix"),
+            labels=LabelPlan(always=True, squeeze="quick"),
+        ),
+        True,
+        "every set under one teacher: KL at T 20 online, CutMix, 300 epochs of AdamW (crops of at least 0.25 up to 64 pixels)",
+        "released code of arXiv:2502.06434; 3 students are ours",
+        forms=(_RETHINK_SMALL, *_TEACHERS),
+    ),
+    ProtocolRow(
+        "quick-kd", "1.0", _QUICK_KD, False,
+        "ddbench's short form of teacher labels for the embedded suite: 100 epochs of AdamW, stored labels, T 4",
+        "ours",
     ),
     ProtocolRow(
         "native", "1.0", _MTT, False,

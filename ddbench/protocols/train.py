@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +17,9 @@ from torch import Tensor
 from ddbench import codecs, registry
 from ddbench.augment.named import augmentation
 from ddbench.compute import arithmetic
-from ddbench.contract import DistilledSet, Items, Labeller, RealData, Space
-from ddbench.protocols.rows import ROWS, ProtocolRow
+from ddbench.contract import DistilledSet, ImageData, Items, Labeller, RealData, Space
+from ddbench.protocols.labelling import Labels, labelled, refusal
+from ddbench.protocols.rows import ROWS, Case, ProtocolRow
 from ddbench.records import Score
 from ddbench.seeding import Generators
 from ddbench.train.engine import EngineOptions, Progress, Tester, Trainees, tested, train_students
@@ -37,6 +42,16 @@ class Evaluation:
     """Training and testing, without ``compile_s``."""
     rate: float | None = None
     """Learning rate of the students' first epoch, the set's own where the plan takes it; None where a program is replayed."""
+    label_bytes: int = 0
+    """Of logits that were stored for the set."""
+    beside: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of the networks that answered while the students trained, by name."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """What a reader must know: the settings that the row's forms came to, and who labelled."""
+    teacher_s: float = 0.0
+    """Seconds that training the protocol's own teachers took, now or when the cache got them."""
+    teaching_s: float = 0.0
+    """Seconds of this evaluation that made these teachers; not in ``wall_s``."""
 
 
 def whole_split(distilled: DistilledSet) -> bool:
@@ -76,14 +91,22 @@ class RowProtocol:
     def plan(self) -> TrainPlan:
         return self.row.plan
 
-    def accepts(self, distilled: DistilledSet, network: str = "", dataset: str = "") -> str | None:
+    def accepts(
+        self, distilled: DistilledSet, network: str = "", dataset: str = "", real: ImageData | None = None
+    ) -> str | None:
         """Why this protocol cannot score a set, or None.
 
         Args:
             network: registered name of the students; "" leaves out what depends on it.
             dataset: name of the real data; "": the one that the set names.
+            real: the real data, where they are there: what the protocol's forms depend on is then read off them.
         """
-        targets, plan, name = distilled.targets, self.plan, self.name
+        name = self.name
+        if distilled.kind != "image":
+            return f"protocol {name} trains image classifiers, and this is a set of kind {distilled.kind!r}"
+        if not distilled.tensors:
+            return f"protocol {name} trains on items, and this set stores none (a program alone); use native"
+        plan = self._planned(self._case(distilled, network, dataset, real), real)
         if plan.augment == "dc" and network:
             dataset = dataset or distilled.card.dataset
             if augmentation("dc", True, network, dataset) is None:
@@ -91,10 +114,6 @@ class RowProtocol:
                     f"protocol {name} augments nothing for {network} on {dataset or 'unnamed data'} (DC augments on mnist, "
                     "and for ConvNetBN); use dc-none"
                 )
-        if distilled.kind != "image":
-            return f"protocol {name} trains image classifiers, and this is a set of kind {distilled.kind!r}"
-        if not distilled.tensors:
-            return f"protocol {name} trains on items, and this set stores none (a program alone); use native"
         whole = whole_split(distilled)
         if whole and self.row.data != "full":
             return (
@@ -114,33 +133,37 @@ class RowProtocol:
                     f"protocol {name} starts at the step size that the set learned, and that is "
                     f"{float(program.step_sizes[0]):g}; expected above 0: use dc-dsa, which starts at 0.01"
                 )
-        labeller = targets.labeller
-        if plan.loss == "ce" and targets.kind == "values":
-            return f"protocol {name} trains by cross-entropy, and the set's soft targets are free values; they need an mse loss"
-        if labeller is not None and plan.loss == "ce":
-            return f"protocol {name} trains by cross-entropy, and the set's labeller answers with logits; that needs kl or mse"
-        if plan.loss in ("kl", "mse", "mse-gt") and targets.soft is None and labeller is None:
-            return f"protocol {name} needs soft targets or a labeller (loss {plan.loss}), and the set has hard labels only"
-        if (
-            plan.loss in ("ce", "mse-gt")
-            and targets.ids is None
-            and (plan.loss == "mse-gt" or targets.soft is None)
-        ):
-            return f"protocol {name} needs label ids (loss {plan.loss}), and the set has none"
-        if labeller is not None and labeller.views is not None:
-            if plan.views is None:
-                return f"protocol {name} draws its own batches, and the set's labels belong to the views of a plan"
-            try:
-                check_plan(labeller, plan.views)
-            except ValueError as error:
-                return f"protocol {name}: {error}"
-        return None
+        return _misfit(name, distilled, plan)
 
-    def plan_for(self, distilled: DistilledSet) -> TrainPlan:
-        """The row's plan, at the step size of a set that learned one where the plan starts at it."""
-        if not self.plan.learned_rate or distilled.program is None:
-            return self.plan
-        return self.plan.changed(lr=float(distilled.program.step_sizes[0]))
+    def _case(
+        self, distilled: DistilledSet, network: str, dataset: str, real: ImageData | None = None
+    ) -> Case:
+        if not self.row.forms:
+            return Case(dataset or distilled.card.dataset, network)
+        return case_of(distilled, network, dataset, real)
+
+    def _planned(self, case: Case, real: ImageData | None) -> TrainPlan:
+        plan = self.row.plan_for(case)
+        may_flip = _may_flip(case.dataset) if real is None else real.flip
+        if plan.views is not None and not may_flip:
+            plan = plan.changed(views=replace(plan.views, flip=0.0))
+        return plan
+
+    def plan_for(
+        self, distilled: DistilledSet, network: str = "", dataset: str = "", real: ImageData | None = None
+    ) -> TrainPlan:
+        """The row's plan for a set: with the forms that fit it, and at the step size of a set that learned one where the plan
+        starts at it.
+
+        Args:
+            network: of the students.
+            dataset: name of the real data; "": the one that the set names.
+            real: the real data, whose classes, size and mirror symmetry then count.
+        """
+        plan = self._planned(self._case(distilled, network, dataset, real), real)
+        if not plan.learned_rate or distilled.program is None:
+            return plan
+        return plan.changed(lr=float(distilled.program.step_sizes[0]))
 
     def evaluate(
         self,
@@ -158,8 +181,9 @@ class RowProtocol:
             real: training split (subsets name images of it) and test split.
             network: registered name.
             generators: one family a student; nothing else is random.
-            options: device, precision, path.
-            progress: called with (epochs done, epochs in all, mean loss); may raise to stop.
+            options: device, precision, path; where stored answers are kept.
+            progress: called with (epochs done, epochs in all, mean loss), before that perhaps with (done, total) of teachers
+                and of labels; may raise to stop.
 
         Raises:
             ValueError: a set that is not accepted, or whose parts do not fit the data.
@@ -168,26 +192,49 @@ class RowProtocol:
         self._check(distilled, network, real)
         options = options or EngineOptions()
         begun = time.perf_counter()
-        plan = self.plan_for(distilled)
+        plan = self.plan_for(distilled, network, real.name, real.train)
         found = make_items(distilled, real, options)
-        with arithmetic(options.precision):
-            found, answers = _labelled(distilled, found, real, plan, options)
-        trainees = train_students(
-            found,
-            plan,
-            network,
-            generators,
-            options,
-            progress,
-            answers,
-            distilled.tensors,
-            dataset=real.name,
-            tester=tester(distilled, real, options),
+        with contextlib.ExitStack() as stack:
+            if plan.labels is None:
+                with arithmetic(options.precision):
+                    labels = _by_set(distilled, found, real, plan, options)
+            else:
+                folder = options.labels
+                if folder is None:
+                    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ddbench-labels-")))
+                if options.precision in ("tf32", "float64"):  # other logits
+                    folder = folder / options.precision
+                with arithmetic(options.precision):
+                    labels = labelled(distilled, found, real, plan, options, folder, progress)
+                plan = plan if labels.views is None else plan.changed(views=labels.views)
+            trainees = train_students(
+                labels.items,
+                plan,
+                network,
+                generators,
+                options,
+                progress,
+                labels.answers,
+                distilled.tensors,
+                dataset=real.name,
+                tester=tester(distilled, real, options, plan.test_resize),
+            )
+        begun += labels.teaching_s
+        notes = {"protocol": described(plan)} if self.row.forms else {}
+        if labels.note:
+            notes["labels"] = labels.note
+        return replace(
+            score(trainees, distilled, real, generators, options, begun, plan.test_resize),
+            rate=plan.lr_at(0),
+            label_bytes=labels.label_bytes,
+            beside=labels.beside,
+            notes=notes,
+            teacher_s=labels.teacher_s,
+            teaching_s=labels.teaching_s,
         )
-        return replace(score(trainees, distilled, real, generators, options, begun), rate=plan.lr_at(0))
 
     def _check(self, distilled: DistilledSet, network: str, real: RealData) -> None:
-        reason = self.accepts(distilled, network, real.name)
+        reason = self.accepts(distilled, network, real.name, real.train)
         if reason:
             raise ValueError(reason)
 
@@ -196,29 +243,119 @@ def _full_twins() -> str:
     return ", ".join(name for name, row in ROWS.items() if row.data == "full")
 
 
+def case_of(
+    distilled: DistilledSet, network: str = "", dataset: str = "", real: ImageData | None = None
+) -> Case:
+    """What the settings of a row may depend on, of a set: from the real data where they are there, else from what is known
+    of the data set by name, else from the set."""
+    card, name = distilled.card, dataset or distilled.card.dataset
+    classes, shape = card.classes, tuple(card.shape)
+    if real is not None:
+        classes, shape = real.classes, real.shape
+    elif not (classes and shape):
+        known: Mapping[str, Any] = {}
+        with contextlib.suppress(LookupError, registry.PluginError):  # a folder of the user's
+            known = registry.facts("datasets", name.partition("?")[0]).keywords
+        classes = classes or int(known.get("classes", 0))
+        images = distilled.tensors.get("images")
+        shape = shape or tuple(known.get("shape", ())) or (() if images is None else tuple(images.shape[1:]))
+    codec, settings = codecs.codec_of(distilled)
+    whole = distilled.codec.name == "grid" and settings["kind"] == "whole"
+    ipc = card.ipc
+    if not ipc and classes:
+        ipc = codec.count(distilled.tensors, settings) // classes
+    return Case(name, network, ipc, classes, min(shape[-2:], default=0), settings["factor"] if whole else 1)
+
+
+def _may_flip(dataset: str) -> bool:
+    try:
+        known = registry.facts("datasets", dataset.partition("?")[0]).keywords
+    except (LookupError, registry.PluginError):  # known when it is loaded
+        return True
+    return bool(known.get("flip", True))
+
+
+def described(plan: TrainPlan) -> str:
+    """The settings in which forms of one row differ, in a line."""
+    views = plan.views
+    parts = [f"{plan.epochs} epochs", f"batch {plan.batch}"]
+    if plan.micro_batches > 1:
+        parts[-1] += f" in {plan.micro_batches} parts"
+    parts.append(f"{plan.optimiser} lr {plan.lr:g} decay {plan.weight_decay:g} on {plan.decay_on}")
+    if plan.schedule == "cosine":
+        parts.append(f"cosine eta {plan.eta:g}" + (f" warm-up {plan.warmup}" if plan.warmup else ""))
+    if views is not None:
+        crop = {"none": "no crop", "pad": f"crop of {views.crop_pad} pixels padding"}.get(views.crop)
+        low, high = views.crop_scale
+        parts.append(crop or f"resized crop {low:.3g} to {high:g}")
+        parts.append(f"flip {views.flip:g}")
+        parts.append("no mix" if views.mix == "none" else f"{views.mix} {views.mix_alpha:g}")
+    loss = plan.loss
+    if loss == "kl":
+        loss += f" T {plan.temperature:g}" + (" squared" if plan.temperature_squared else "")
+    if loss == "mse-gt":
+        loss += f" weight {plan.hard_weight:g}"
+    return ", ".join([*parts, loss])
+
+
+def _misfit(name: str, distilled: DistilledSet, plan: TrainPlan) -> str | None:
+    """Why the targets of a set do not fit what a plan trains towards, or None."""
+    targets = distilled.targets
+    labeller = targets.labeller
+    if plan.hard or plan.labels is not None:
+        if targets.ids is None and (plan.hard or plan.loss == "mse-gt"):
+            return f"protocol {name} needs label ids (loss {plan.loss}), and the set has none"
+        return None if plan.hard else refusal(name, distilled, plan)
+    if plan.loss == "ce" and targets.kind == "values":
+        return f"protocol {name} trains by cross-entropy, and the set's soft targets are free values; they need an mse loss"
+    if labeller is not None and plan.loss == "ce":
+        return f"protocol {name} trains by cross-entropy, and the set's labeller answers with logits; that needs kl or mse"
+    if plan.loss in ("kl", "mse", "mse-gt") and targets.soft is None and labeller is None:
+        return f"protocol {name} needs soft targets or a labeller (loss {plan.loss}), and the set has hard labels only"
+    if (
+        plan.loss in ("ce", "mse-gt")
+        and targets.ids is None
+        and (plan.loss == "mse-gt" or targets.soft is None)
+    ):
+        return f"protocol {name} needs label ids (loss {plan.loss}), and the set has none"
+    if labeller is not None and labeller.views is not None:
+        if plan.views is None:
+            return (
+                f"protocol {name} draws its own batches, and the set's labels belong to the views of a plan"
+            )
+        try:
+            check_plan(labeller, plan.views)
+        except ValueError as error:
+            return f"protocol {name}: {error}"
+    return None
+
+
 def make_items(distilled: DistilledSet, real: RealData, options: EngineOptions) -> Items:
     """The items of a set on the device of the options."""
     limit = {} if options.memory_limit_mib is None else {"memory_limit_mib": options.memory_limit_mib}
     return codecs.items(distilled, real.train, options.device, options.dtype, **limit)
 
 
-def _labelled(
+def _by_set(
     distilled: DistilledSet, items: Items, real: RealData, plan: TrainPlan, options: EngineOptions
-) -> tuple[Items, AnswerView | None]:
-    """Items with the answers of their labeller: fixed ones as soft targets, others asked for view by view.
+) -> Labels:
+    """Items towards the set's own targets, with the answers of its labeller where it has one: fixed ones as soft targets,
+    others asked for view by view.
 
     Stored answers are a function of the views, so networks that answer while the student trains say the same, rounded as
     stored ones are.
     """
     labeller = items.labeller
+    if plan.hard:
+        return Labels(replace(items, soft=None, kind="none", labeller=None))
     if labeller is None:
-        return items, None
+        return Labels(items)
     shape = real.train.shape
     networks = load_networks(labeller, distilled, shape, items.classes, device=options.device)
     if labeller.sees == "clean" and items.visit is None:
         soft = answer_items(items, labeller, networks).to(options.dtype)
-        return replace(items, soft=soft, kind="logits", labeller=None), None
-    return items, _answering(labeller, networks, items.space, rounded=labeller.views is not None)
+        return Labels(replace(items, soft=soft, kind="logits", labeller=None))
+    return Labels(items, _answering(labeller, networks, items.space, rounded=labeller.views is not None))
 
 
 def _answering(
@@ -231,10 +368,10 @@ def _answering(
     return ask
 
 
-def tester(distilled: DistilledSet, real: RealData, options: EngineOptions) -> Tester:
+def tester(distilled: DistilledSet, real: RealData, options: EngineOptions, resize: bool = False) -> Tester:
     """What tests students of a set on the real test images, which go through the set's own space."""
     space = distilled.space or real.train.space
-    return functools.partial(tested, test=real.test, space=space, options=options)
+    return functools.partial(tested, test=real.test, space=space, options=options, resize=resize)
 
 
 def score(
@@ -244,9 +381,10 @@ def score(
     generators: Sequence[Generators],
     options: EngineOptions,
     begun: float,
+    resize: bool = False,
 ) -> Evaluation:
     """Test trained students; ``begun`` is the clock at which the evaluation began."""
-    accuracies, compile_s = tester(distilled, real, options)(trainees)
+    accuracies, compile_s = tester(distilled, real, options, resize)(trainees)
     compile_s += trainees.compile_s
     scores = [
         Score(metric="top1", value=value, network=trainees.network, seed=g.seed)

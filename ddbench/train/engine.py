@@ -12,9 +12,11 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
@@ -75,6 +77,8 @@ class EngineOptions:
     """``auto`` (by :func:`choose_path`), or one of the four paths."""
     memory_limit_mib: float | None = None
     """Decoded items above it are decoded a batch at a time; None: the decoder's default."""
+    labels: Path | None = None
+    """Folder in which answers to views are kept, and found again; None: a temporary one, removed afterwards."""
 
     def __post_init__(self) -> None:
         for name, value, valid in (
@@ -140,7 +144,7 @@ def choose_path(
         plan: batch and number of steps.
         students: how many.
         device: ``cpu`` | ``cuda``.
-        alone: the students need the plain path (view plans, labellers).
+        alone: the students need the plain path (labellers and view plans that no label plan is for).
     """
     if alone:
         return "plain"
@@ -429,10 +433,12 @@ def _prepare(crew: Crew, items: Items) -> tuple[float, bool]:
     run = crew.run
     n, batch = epoch_length(items), run.plan.batch
     sizes = [min(n, batch)] + ([n % batch] if n > batch and n % batch and not run.plan.drop_last else [])
+    if run.plan.micro_batches > 1:
+        part = run.plan.part
+        sizes = list(dict.fromkeys(min(part, b - at) for b in sizes for at in range(0, b, part)))
     many = run.students if isinstance(crew, Many) else 1
     program = crew.program
-    mixed = run.plan.mix != "none"
-    ids = None if mixed else items.ids
+    ids = None if run.plan.mix != "none" else items.ids
     spent = 0.0
     for b in sizes:
 
@@ -442,7 +448,7 @@ def _prepare(crew: Crew, items: Items) -> tuple[float, bool]:
             step = Step(
                 0, True, torch.zeros(many, b, *run.shape, **made),
                 None if ids is None else zeros.to(ids.dtype),
-                None if items.soft is None and not mixed else torch.full((many, b, run.classes), 1 / run.classes, **made),
+                None if run.kind == "none" else torch.full((many, b, run.classes), 1 / run.classes, **made),
                 run.kind,
                 None if items.weights is None else torch.ones(many, b, **made),
             )  # fmt: skip
@@ -504,8 +510,15 @@ def _train(
                 updates = optimiser(plan, named, lr, stacked=isinstance(crew, Many))
             for group in updates.param_groups:
                 group["lr"] = lr
-        loss = crew.losses(step)
-        loss.sum().backward()  # type: ignore[no-untyped-call,unused-ignore]
+        if plan.micro_batches == 1:
+            loss = crew.losses(step)
+            loss.sum().backward()  # type: ignore[no-untyped-call,unused-ignore]
+        else:
+            loss = step.inputs.new_zeros(len(step.inputs))
+            for part in step.parts(plan.part):
+                share = crew.losses(part) / plan.micro_batches
+                share.sum().backward()  # type: ignore[no-untyped-call,unused-ignore]
+                loss += share.detach()
         updates.step()
         updates.zero_grad(set_to_none=True)
         told.append(loss.detach())
@@ -550,11 +563,11 @@ def train_students(
         items: training items with their targets.
         plan: how to train.
         network: registered name.
-        generators: one family a student: ``weights``, ``order``, ``visit``, ``augment`` and ``mix`` drive it, nothing else
-            is random.
+        generators: one family a student: ``weights``, ``order``, ``visit``, ``augment``, ``mix`` and ``views`` drive it,
+            nothing else is random.
         options: device, precision, path.
         progress: called with (epochs done, epochs in all, mean loss) at most a hundred times a student; may raise to stop.
-        answers: of the labeller, where the items have one.
+        answers: of a labeller, to every view or batch that a student sees.
         tensors: of the set, for view plans that name explicit views.
         dataset: name of the real data, which decides what augment ``dc`` is.
         tester: tests the students after every ``plan.test_every`` epochs; the end is the caller's to test.
@@ -584,14 +597,16 @@ def train_students(
     network = canonical(network)
     size = input_shape(items)
     shape = (int(size[0]), int(size[1]), int(size[2]))
-    alone = plan.views is not None or answers is not None
+    alone = (plan.views is not None or answers is not None) and plan.labels is None and not plan.hard
     path = options.path
     if path == "auto":
         path = choose_path(
             network, shape, items.classes, epoch_length(items), plan, len(generators), device.type, alone
         )
     if alone and path != "plain":
-        raise ValueError(f"path {path!r} cannot train under view plans or labellers; use path auto or plain")
+        raise ValueError(
+            f"path {path!r} cannot train under view plans or labellers without a label plan; use path auto or plain"
+        )
     if path.startswith("stacked") and ":" in network:
         raise ValueError(
             f"students of {network} cannot be stacked: it is another library's; use path plain or compiled"
@@ -642,7 +657,11 @@ def train_students(
 
 
 def test_accuracy(
-    trainees: Trainees, test: ImageData, space: Space, options: EngineOptions | None = None
+    trainees: Trainees,
+    test: ImageData,
+    space: Space,
+    options: EngineOptions | None = None,
+    resize: bool = False,
 ) -> list[float]:
     """Share of the test images that each student gets right, in eval mode without augmentation.
 
@@ -651,19 +670,36 @@ def test_accuracy(
         test: images and labels.
         space: maps test images to network inputs; that of the distilled set.
         options: device, precision; ``path`` plain or stacked forbids compiling.
+        resize: enlarge the images to (side // 7) * 8 and cut out their centre, as :func:`enlarged` does.
 
     Returns:
         K fractions in [0, 1].
     """
-    return tested(trainees, test, space, options)[0]
+    return tested(trainees, test, space, options, resize)[0]
 
 
 test_accuracy.__test__ = False  # type: ignore[attr-defined]  # no test, whatever its name looks like to pytest
 
 
+def enlarged(images: Tensor) -> Tensor:
+    """The centre (H, W) of uint8 images (n, C, H, W) after a resize of each side to (side // 7) * 8, bilinear with
+    antialiasing, as floats from 0 to 255: 32 stays 32, 64 becomes 72, 128 becomes 144, 224 becomes 256 (RDED)."""
+    height, width = images.shape[2], images.shape[3]
+    size = max(height, height // 7 * 8), max(width, width // 7 * 8)
+    if size == (height, width):
+        return images
+    grown = F.interpolate(images.float(), size=size, mode="bilinear", antialias=True, align_corners=False)
+    top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
+    return grown[..., top : top + height, left : left + width]
+
+
 @torch.no_grad()
 def tested(
-    trainees: Trainees, test: ImageData, space: Space, options: EngineOptions | None = None
+    trainees: Trainees,
+    test: ImageData,
+    space: Space,
+    options: EngineOptions | None = None,
+    resize: bool = False,
 ) -> tuple[list[float], float]:
     """:func:`test_accuracy`, and the seconds that compiling took."""
     options = options or EngineOptions()
@@ -679,7 +715,7 @@ def tested(
     compiled = wanted and work_s > COMPILE_ABOVE_S
     batch = _TEST_BATCH[device.type]
     compile_s = 0.0
-    spread = functools.partial(_tested, trainees, test, space, options, device, batch)
+    spread = functools.partial(_tested, trainees, test, space, options, device, batch, resize)
     with arithmetic(options.precision):
         if compiled:
 
@@ -707,6 +743,7 @@ def _tested(
     options: EngineOptions,
     device: torch.device,
     batch: int,
+    resize: bool,
     net: nn.Module,
     call: Callable[[Tensor], Tensor],
 ) -> list[float]:
@@ -715,7 +752,7 @@ def _tested(
     for start in range(0, len(test), batch):
         images = test.images[start : start + batch].to(device, non_blocking=True)
         labels = test.labels[start : start + batch].to(device, non_blocking=True)
-        x = space.real_to_input(images).to(options.dtype)
+        x = space.real_to_input(enlarged(images) if resize else images).to(options.dtype)
         n = len(x)
         if n < batch and call is not net:  # one compiled shape for all
             x = torch.cat([x, x.new_zeros(batch - n, *x.shape[1:])])

@@ -97,6 +97,14 @@ def make_experts(
     """
     device = torch.device(device)
     check(recipe)
+    if recipe.optimiser != "sgd" or recipe.weights:
+        given = (
+            f"optimiser is {recipe.optimiser!r}" if not recipe.weights else f"weights is {recipe.weights!r}"
+        )
+        raise ValueError(
+            f"TeacherRecipe.{given}, but experts are trained, by sgd alone: their momentum is kept with their epochs; use "
+            f"optimiser sgd and no weights"
+        )
     buffer = _Buffer.of(train, recipe, device, cache)
     trained = 0
     if buffer.missing():

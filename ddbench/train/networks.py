@@ -1,8 +1,8 @@
 """Many networks of one recipe, trained on real images: what teachers and experts have in common.
 
 Networks that fit are trained together as one stacked network, on the crews of ``engine.py``; every network has generators
-of its own, so that its neighbours change nothing but rounding.  What a recipe may ask for beside SGD: GSAM's ascent, factors
-on the loss of the first epochs, a penalty on the gradient of the logits.
+of its own, so that its neighbours change nothing but rounding.  What a recipe may ask for beside SGD: Adam, GSAM's ascent,
+factors on the loss of the first epochs, a penalty on the gradient of the logits.
 
 Sources: GSAM as in FTD's code (Zhuang et al., arXiv:2203.08065; Du et al., arXiv:2211.11004); AST's experts
 (arXiv:2310.10541); ZCA as in MTT's (arXiv:2203.11932).
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ddbench import compute
 from ddbench.augment.mix import CutMix
-from ddbench.augment.named import siamese
+from ddbench.augment.named import augmentation
 from ddbench.budget import Meter
 from ddbench.compute import STACK_BELOW, compiler_works, loop_s
 from ddbench.contract import ImageData, Items, Space, TeacherRecipe
@@ -31,14 +31,15 @@ from ddbench.data import fit_zca, zca_space
 from ddbench.matching.sampling import take
 from ddbench.nets.build import architecture, build, multiply_adds
 from ddbench.nets.flat import Flat, joined, pieces
-from ddbench.nets.names import canonical
+from ddbench.nets.names import LIBRARIES, canonical
 from ddbench.nets.stacked import Stacked
 from ddbench.seeding import Generators
-from ddbench.train.engine import SGD, Crew, EngineOptions, Run, assemble
+from ddbench.train import distributed
+from ddbench.train.engine import SGD, Crew, EngineOptions, Run, Updates, assemble, optimiser
 from ddbench.train.students import CONVERT_MIB, Feed, Step
-from ddbench.trainplan import TrainPlan, stepped_lr
+from ddbench.trainplan import TrainPlan, cosine_lr, stepped_lr
 
-SCHEMA = 3
+SCHEMA = 4
 """Part of every fingerprint of a network or a trajectory: raised when the training below changes its results."""
 
 _TEST_BATCH = 512
@@ -68,6 +69,8 @@ def check(recipe: TeacherRecipe) -> None:
     ValueError: a number of the recipe is out of range; names it.
     LookupError: no such network."""
     canonical(recipe.network)
+    _check_weights(recipe)
+    _check_schedule(recipe)
     for name in ("count", "epochs", "batch"):
         if getattr(recipe, name) < 1:
             raise ValueError(f"TeacherRecipe.{name} is {getattr(recipe, name)}; expected at least 1")
@@ -111,9 +114,52 @@ def check(recipe: TeacherRecipe) -> None:
     if recipe.augment == "dc":
         raise ValueError(
             "TeacherRecipe.augment is 'dc', which depends on data set and network; "
-            "expected none, dsa, dsa-flip or diffaug:NAMES"
+            "expected none, dsa, dsa-flip, diffaug:NAMES, crop-flip or resized-flip"
         )
-    siamese(recipe.augment, flip=True)  # raises where it is no augmentation
+    augmentation(recipe.augment, flip=True)  # raises where it is no augmentation
+
+
+def _check_weights(recipe: TeacherRecipe) -> None:
+    if recipe.weights and recipe.network.partition(":")[0] not in LIBRARIES:
+        raise ValueError(
+            f"TeacherRecipe.weights is {recipe.weights!r} for {recipe.network}, which has no public weights; expected a "
+            f"network {' or '.join(f'{library}:NAME' for library in LIBRARIES)}, or no weights: it is trained then"
+        )
+    if recipe.weights and recipe.zca is not None:
+        raise ValueError(
+            f"TeacherRecipe.zca is {recipe.zca} with public weights {recipe.weights}, which were trained without whitening; "
+            f"leave it out"
+        )
+    if recipe.weights and recipe.count > 1:
+        raise ValueError(
+            f"TeacherRecipe.count is {recipe.count} with public weights {recipe.weights}; there is 1 such network"
+        )
+
+
+def _check_schedule(recipe: TeacherRecipe) -> None:
+    for name, valid in (("optimiser", ("sgd", "adam")), ("schedule", ("steps", "cosine"))):
+        if getattr(recipe, name) not in valid:
+            raise ValueError(
+                f"TeacherRecipe.{name} is {getattr(recipe, name)!r}; expected {' or '.join(valid)}"
+            )
+    if recipe.schedule == "cosine" and recipe.milestones:
+        raise ValueError(
+            f"TeacherRecipe.milestones is {tuple(recipe.milestones)} with schedule cosine; milestones belong to steps"
+        )
+    if recipe.schedule == "steps" and (recipe.period is not None or recipe.warmup):
+        raise ValueError(
+            f"TeacherRecipe has period {recipe.period} and warmup {recipe.warmup} with schedule steps; both belong to cosine"
+        )
+    if recipe.period is not None and recipe.period < 1:
+        raise ValueError(
+            f"TeacherRecipe.period is {recipe.period}; expected at least 1 epoch, or None for what the warm-up leaves"
+        )
+    if recipe.warmup and not 0 <= recipe.warmup < recipe.epochs:
+        raise ValueError(
+            f"TeacherRecipe.warmup is {recipe.warmup} of {recipe.epochs} epochs; expected 0 or more, and fewer than all"
+        )
+    if not 0 <= recipe.warmup_from <= 1:
+        raise ValueError(f"TeacherRecipe.warmup_from is {recipe.warmup_from}; expected a share in [0, 1]")
 
 
 def input_space(train: ImageData, recipe: TeacherRecipe) -> Space:
@@ -148,11 +194,22 @@ def input_space(train: ImageData, recipe: TeacherRecipe) -> Space:
 
 
 def normal(recipe: TeacherRecipe) -> TeacherRecipe:
-    """The recipe without what changes nothing: ``count``, the spelling of the network, GSAM's settings at radius 0."""
+    """The recipe without what changes nothing: ``count``, the spelling of the network, GSAM's settings at radius 0, SGD's
+    momentum under Adam, what belongs to the other schedule, and a period or a warm-up that is none."""
     plain = TeacherRecipe()
     gsam = recipe if recipe.rho > 0 else plain
+    steps = recipe if recipe.schedule == "steps" else plain
     return replace(
-        recipe, network=canonical(recipe.network), count=1, alpha=gsam.alpha, adaptive=gsam.adaptive
+        recipe,
+        network=canonical(recipe.network),
+        count=1,
+        alpha=gsam.alpha,
+        adaptive=gsam.adaptive,
+        momentum=(recipe if recipe.optimiser == "sgd" else plain).momentum,
+        gamma=steps.gamma,
+        reset_optimiser=steps.reset_optimiser,
+        period=None if recipe.period == recipe.epochs - recipe.warmup else recipe.period,
+        warmup_from=(recipe if recipe.warmup else plain).warmup_from,
     )
 
 
@@ -180,6 +237,9 @@ def address(
 
 def lr_at(recipe: TeacherRecipe, epoch: int) -> float:
     """Learning rate of an epoch (0-based), dimensionless."""
+    if recipe.schedule == "cosine":
+        half = recipe.epochs - recipe.warmup if recipe.period is None else recipe.period
+        return cosine_lr(recipe.lr, epoch, half + recipe.warmup, 1, recipe.warmup, recipe.warmup_from)
     return stepped_lr(recipe.lr, recipe.gamma, recipe.milestones, epoch)
 
 
@@ -254,9 +314,12 @@ class Job:
             stored, self.to_input, train.classes, ids=labels[kept], law=law, flip=train.flip, space=self.space
         )
         self.plan = TrainPlan(
-            epochs=1, batch=batch, augment=recipe.augment, mix=recipe.mix, mix_probability=recipe.mix_probability
+            epochs=1, batch=batch, augment=recipe.augment, mix=recipe.mix, mix_probability=recipe.mix_probability,
+            optimiser=recipe.optimiser, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
         )  # fmt: skip
-        on_cpu = self.device.type == "cpu"
+        self.world = distributed.world()
+        self.world.check(recipe)
+        on_cpu = self.device.type == "cpu" and self.world.size == 1
         own = multiply_adds(self.network, train.shape, train.classes)
         self.step = step = min(batch, n) * own
         # from shapes and the recipe alone, never from what the cache has: the same network takes the same path
@@ -456,7 +519,11 @@ def train_group(
     chances = [Generators(recipe.seed, "teachers", i) for i in indices]
     compute.keep_freed_memory()
     with Meter(job.device) as meter, compute.arithmetic():
-        crew, _ = assemble(job.run(networks), job.stacked, job.items, chances)
+        crew: Crew
+        if job.world.size > 1:
+            crew = distributed.Shared(job.run(networks), job.world)
+        else:
+            crew, _ = assemble(job.run(networks), job.stacked, job.items, chances)
         named = dict(crew.start(chances))
         tensors = list(named.values())
         initial = [
@@ -464,9 +531,8 @@ def train_group(
             for g in range(networks)
         ]
 
-        def fresh() -> SGD:
-            groups = [{"params": tensors, "weight_decay": recipe.weight_decay}]
-            return SGD(groups, recipe.lr, recipe.momentum, nesterov=False)
+        def fresh() -> Updates:
+            return optimiser(job.plan, list(named.items()), recipe.lr, job.stacked)
 
         updates, done = fresh(), 0
         if resume is not None:
@@ -502,7 +568,7 @@ def train_group(
                 updates.zero_grad()
             show(epoch + 1)
         final = crew.states()
-        accuracies = [job.accuracy(state) for state in final]
+        accuracies = [job.accuracy(state) if job.world.first else math.nan for state in final]
     return [Outcome(final[g], initial[g], accuracies[g], meter.wall_s / networks) for g in range(networks)]
 
 
@@ -510,11 +576,14 @@ def _packed(
     epoch: int,
     indices: Sequence[int],
     named: Mapping[str, Tensor],
-    updates: SGD,
+    updates: Updates,
     chances: Sequence[Generators],
 ) -> dict[str, Any]:
     def kept(t: Tensor | None) -> Tensor | None:
         return None if t is None else t.detach().to("cpu", copy=True)
+
+    if not isinstance(updates, SGD):
+        raise ValueError("training with adam cannot be packed to go on later; expected optimiser sgd")
 
     return {
         "epoch": epoch,
@@ -530,10 +599,12 @@ def _resumed(
     indices: Sequence[int],
     packed: Mapping[str, Any],
     named: Mapping[str, Tensor],
-    updates: SGD,
+    updates: Updates,
     chances: Sequence[Generators],
 ) -> int:
     """Put everything where it was; the finished epochs."""
+    if not isinstance(updates, SGD):
+        raise ValueError("training with adam cannot go on from what was saved; expected optimiser sgd")
     epoch = int(packed["epoch"])
     if list(packed["indices"]) != list(indices) or epoch > job.recipe.epochs:
         raise ValueError(

@@ -7,8 +7,8 @@ its test accuracy is measured beside it.  The augmentation mirrors only where th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, get_type_hints
 
 from ddbench import registry
 from ddbench.contract import TeacherRecipe
@@ -172,3 +172,22 @@ def squeeze_recipe(name: str, network: str, dataset: str) -> TeacherRecipe:
             )
         network = large
     return TeacherRecipe(network=network, **settings)
+
+
+def with_settings(recipe: TeacherRecipe, settings: Mapping[str, Any]) -> TeacherRecipe:
+    """The recipe with some fields replaced; text is read as the field's type.
+
+    Raises:
+        LookupError: no such field; names the nearest.
+        ValueError: a value that the field's type does not allow.
+    """
+    types = get_type_hints(TeacherRecipe)
+    for name in settings:
+        if name not in types:
+            near = registry.nearest(name, types) or f"its fields: {', '.join(types)}"
+            raise LookupError(f"a recipe of teachers has no field {name!r}; {near}")
+    typed = {
+        name: registry.coerce(f"setting {name!r} of teachers", value, types[name], "docs/teachers.md")
+        for name, value in settings.items()
+    }
+    return replace(recipe, **typed)

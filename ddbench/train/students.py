@@ -1,8 +1,9 @@
 """What students are made of: the batches they see, their loss, and many of them as one stacked network.
 
 A student's random numbers come from its own generators alone: ``weights``, ``order`` (one permutation an epoch),
-``visit``, ``augment`` and ``mix`` (one draw a step).  Which path trains it, and how many train beside it, changes nothing but
-rounding.
+``visit``, ``augment`` and ``mix`` (one draw a step), or, under a view plan, the plan's seed, which is that of the plan
+where answers are stored for its views and else the student's own (``views``).  Which path trains it, and how many train
+beside it, changes nothing but rounding.
 """
 
 from __future__ import annotations
@@ -143,6 +144,34 @@ def batch_inputs(
     return apply_views(inputs, views, size, fill), views
 
 
+def view_batches(
+    items: Items,
+    plan: ViewPlan,
+    epoch: int,
+    parts: Sequence[tuple[int, Tensor]],
+    tensors: Mapping[str, Tensor] | None = None,
+) -> list[tuple[Tensor, Views]]:
+    """:func:`batch_inputs` of several batches (number, indices) of an epoch, bit by bit the same, drawn and cropped at once:
+    crops and flips hang on the item, not on the batch."""
+    if plan.boxes is not None or items.visit is not None or len(parts) == 1:
+        return [batch_inputs(items, plan, epoch, number, rows, tensors) for number, rows in parts]
+    rows = torch.cat([rows for _, rows in parts])
+    inputs = items.to_input(items.stored[rows.to(items.stored.device)])
+    shape = tuple(inputs.shape[1:])
+    fill = _black(items.space, inputs.shape[1]) if plan.crop == "pad" else None
+    apart = draw_views(replace(plan, mix="none"), epoch, 0, rows, shape)
+    inputs = apply_views(inputs, apart, None, fill)
+    mixed = replace(plan, crop="none", flip=0.0)
+    found, start = [], 0
+    for number, own in parts:
+        here = slice(start, start := start + len(own))
+        views = draw_views(mixed, epoch, number, own, shape)
+        seen = inputs[here] if views.perm is None else apply_views(inputs[here], views)
+        boxes = None if apart.boxes is None else apart.boxes[here]
+        found.append((seen, replace(views, boxes=boxes, flips=apart.flips[here], resized=apart.resized)))
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class Step:
     """One optimiser step of G students: inputs (G, b, C, H, W) and the targets (G, b, ...) that the set has."""
@@ -158,6 +187,25 @@ class Step:
     clean: Tensor | None = None
     """The inputs before augmentation and mix, where they were asked for."""
 
+    def parts(self, size: int) -> list[Step]:
+        """This step in micro-batches of ``size`` items, the last one as short as it comes."""
+        starts = range(0, self.inputs.shape[1], size)
+
+        def cut(t: Tensor | None, at: int) -> Tensor | None:
+            return None if t is None else t[:, at : at + size].contiguous()  # one compiled form for all
+
+        return [
+            replace(
+                self,
+                inputs=self.inputs[:, at : at + size].contiguous(),
+                ids=cut(self.ids, at),
+                soft=cut(self.soft, at),
+                weights=cut(self.weights, at),
+                clean=cut(self.clean, at),
+            )
+            for at in starts
+        ]
+
 
 @dataclass
 class _Planned:
@@ -168,6 +216,10 @@ class _Planned:
     draws: list[Any]
     mixes: list[Mix | None]
     inputs: Tensor | None
+
+
+def _same(stored: Tensor) -> Tensor:
+    return stored
 
 
 class Feed:
@@ -204,7 +256,6 @@ class Feed:
         self.device, self.dtype, self.answers, self.tensors = device, dtype, answers, tensors
         length = epoch_length(items)
         self.steps_an_epoch = steps_an_epoch(length, plan)
-        self.augment = augmentation(plan.augment, items.flip, network, dataset)
         self.mix = None if plan.mix == "none" else CutMix(plan.mix_probability, plan.mix_alpha)
         self.ids = None if items.ids is None else items.ids.to(device)
         self.soft = None if items.soft is None else items.soft.to(device, dtype)
@@ -213,12 +264,19 @@ class Feed:
             self.soft = _soft_probabilities(self.soft, items.kind, 1)
         self.weights = None if items.weights is None else items.weights.to(device, dtype)
         self.shape = input_shape(items)
+        self.augment = augmentation(
+            plan.augment, items.flip, network, dataset, _black(items.space, self.shape[0])
+        )
         item_mib = dtype.itemsize * self.shape.numel() / _MIB
         self._whole: Tensor | None = None
         if items.visit is None and item_mib * len(items) <= CONVERT_MIB[device.type]:
             self._whole = self._to_input(items.stored)
-        window = _WINDOW_MIB[device.type] / (item_mib * min(plan.batch, length) * len(generators))
+        batch = plan.batch if plan.views is None else plan.views.batch
+        window = _WINDOW_MIB[device.type] / (item_mib * min(batch, length) * len(generators))
         self._ahead = max(1, int(window))
+        self._viewable = replace(items, to_input=self._to_input)
+        if self._whole is not None:
+            self._viewable = replace(items, stored=self._whole, to_input=_same)
 
     def _to_input(self, stored: Tensor) -> Tensor:
         with torch.no_grad():
@@ -350,27 +408,49 @@ class Feed:
         told = [self.answers(p.epoch, p.number, r, x) for r, x in zip(p.rows, inputs, strict=True)]
         return torch.stack(told).to(self.device, self.dtype)
 
-    def _viewed(self, epoch: int) -> Iterator[Step]:
-        """The batches of a view plan, the same for every student."""
-        plan = self.plan.views
+    def _view_orders(self, epoch: int) -> list[tuple[ViewPlan, list[Tensor]]]:
+        """The plan and the batches of an epoch: one for all students, or one each."""
+        plan, n, law = self.plan.views, len(self.items), self.items.law
         assert plan is not None
-        parts = batches(plan, len(self.items), epoch, self.tensors)
-        for number, rows in enumerate(parts):
-            with torch.no_grad():
-                inputs, views = batch_inputs(self.items, plan, epoch, number, rows, self.tensors)
-            inputs = inputs.to(self.device, self.dtype)
-            ids, soft, kind, weights = self._viewed_targets(epoch, number, rows, inputs, views)
-            many = len(self.generators)
-            grown = [None if t is None else t.expand(many, *t.shape) for t in (ids, soft, weights)]
-            yield Step(
-                epoch,
-                number == len(parts) - 1,
-                inputs.expand(many, *inputs.shape),
-                grown[0],
-                grown[1],
-                kind,
-                grown[2],
+        if not self.plan.own_views:
+            return [(plan, batches(plan, n, epoch, self.tensors))]
+        found = []
+        for g in self.generators:
+            own = replace(plan, seed=derive(g.seed, *g.path, "views"))
+            order = (
+                batches(own, n, epoch) if law is None else list(torch.split(law(epoch, g).cpu(), own.batch))
             )
+            found.append((own, order))
+        return found
+
+    def _viewed(self, epoch: int) -> Iterator[Step]:
+        """The batches of a view plan: the same for every student, or of each student's own."""
+        orders, many = self._view_orders(epoch), len(self.generators)
+        numbers = range(len(orders[0][1]))
+        for first in range(0, len(numbers), self._ahead):
+            here = numbers[first : first + self._ahead]
+            with torch.no_grad():
+                seen = [
+                    view_batches(self._viewable, plan, epoch, [(n, order[n]) for n in here], self.tensors)
+                    for plan, order in orders
+                ]
+            for at, number in enumerate(here):
+                each = []
+                for (_, order), drawn in zip(orders, seen, strict=True):
+                    inputs, views = drawn[at]
+                    inputs = inputs.to(self.device, self.dtype)
+                    targets = self._viewed_targets(epoch, number, order[number], inputs, views)
+                    each.append((inputs, *targets))
+                xs, ids, soft, kinds, weights = zip(*each, strict=True)
+                yield Step(
+                    epoch,
+                    number == numbers[-1],
+                    _for_all(xs, many),
+                    _or_none(ids, many),
+                    _or_none(soft, many),
+                    kinds[0],
+                    _or_none(weights, many),
+                )
 
     def _viewed_targets(
         self, epoch: int, number: int, rows: Tensor, inputs: Tensor, views: Views
@@ -391,9 +471,23 @@ class Feed:
         return ids, soft, kind, weights
 
 
+def _for_all(parts: Sequence[Tensor], many: int) -> Tensor:
+    """One tensor a student, or one for all of ``many``, as (many, ...)."""
+    if len(parts) == many:
+        return torch.stack(list(parts))
+    return parts[0].expand(many, *parts[0].shape).contiguous()  # one compiled form for all
+
+
+def _or_none(parts: Sequence[Tensor | None], many: int) -> Tensor | None:
+    there = [t for t in parts if t is not None]
+    return _for_all(there, many) if there else None
+
+
 def target_kind(items: Items, plan: TrainPlan) -> str:
     """What the soft targets of every step are: those of the items, or probabilities where a mix makes them."""
-    return items.kind if plan.mix == "none" else "probabilities"
+    views = plan.views
+    viewed = views is not None and views.mix != "none" and plan.loss == "ce" and items.soft is None
+    return "probabilities" if plan.mix != "none" or viewed else items.kind
 
 
 def epoch_length(items: Items) -> int:

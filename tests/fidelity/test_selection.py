@@ -1,12 +1,18 @@
-"""Coreset rules against the test vectors of their spec (DeepCore, arXiv:2204.08499)."""
+"""Coreset rules against the test vectors of their spec (DeepCore, arXiv:2204.08499); who labels random real images."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
 from conftest import blobs
 
+from ddbench import registry
+from ddbench.contract import DistilledSet
 from ddbench.matching.selection import class_pools, herding, k_center, random_choice
+from ddbench.task import RunTask
+from ddbench.train.priors import PriorRun, members_of
 
 P = torch.tensor([(0, 0), (1, 0.2), (0.3, 1), (4, 4.1), (5, 3.8), (9, 0.5), (-2, 3)])
 
@@ -71,3 +77,70 @@ def test_counts_and_starts_outside_the_points_are_refused() -> None:
         k_center(P, 0, 0)
     with pytest.raises(ValueError, match="the first center is point 7 of 7; expected 0 to 6"):
         k_center(P, 2, 7)
+
+
+# ------------------------------------------------------------------------------------------------ who labels them
+
+
+TRAIN = blobs("four", (3, 8, 8), 4, (20, 2)).train
+NAMES = ("ConvNetD1W4BN", "ConvNetD2W4BN", "ConvNetD1W8BN")
+
+
+def chosen(method: str = "random", seed: int = 0, ipc: int = 3, **settings: Any) -> DistilledSet:
+    made = registry.make(method, {"squeeze": "quick", "networks": NAMES, **settings})
+    return RunTask(TRAIN, ipc, seed).run_method(made)
+
+
+def test_labels_change_nothing_of_the_choice() -> None:
+    sets = [chosen(labels=labels, prior="equal") for labels in ("hard", "teacher", "committee")]
+    assert len({tuple(made.tensors["indices"].tolist()) for made in sets}) == 1
+    assert all(made.targets.ids is not None for made in sets) and sets[0].targets.labeller is None
+
+
+def test_a_committee_labels_real_images_as_it_labels_cvdd_s_of_the_same_seed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    short = PriorRun(8, 2, 30)
+    monkeypatch.setattr("ddbench.methods.random.PriorRun", lambda: short)
+    real = chosen(labels="committee", seed=3)
+    distilled = chosen("cvdd", 3, iterations=2, prior_ipc=8, prior_iterations=2, prior_epochs=30, ipc=1)
+    ours, theirs = real.targets.labeller, distilled.targets.labeller
+    assert ours is not None and theirs is not None
+    assert ours.networks == theirs.networks and len({ref.weight for ref in ours.networks}) > 1
+    assert ours.space.same_inputs(theirs.space)
+    assert real.card.notes["priors"] == distilled.card.notes["priors"]
+    assert real.card.notes["teachers"] == distilled.card.notes["teachers"]
+
+
+def test_a_teacher_labels_real_images_as_it_labels_sre2l_s() -> None:
+    real = chosen(labels="teacher")
+    made = registry.make("sre2l", {"network": NAMES[0], "squeeze": "quick", "iterations": 1})
+    distilled = RunTask(TRAIN, 1, 0).run_method(made)
+    ours, theirs = real.targets.labeller, distilled.targets.labeller
+    assert ours is not None and theirs is not None and ours.networks == theirs.networks
+    assert [ref.weight for ref in ours.networks] == [1.0]
+    assert real.card.cost.teacher_s == distilled.card.cost.teacher_s > 0
+
+
+@pytest.mark.parametrize(("dataset", "network"), [("digits", "ConvNetD2W32BN"), ("mnist", "ConvNetW32BN")])
+def test_the_networks_left_open_are_those_of_the_quick_recipes(dataset: str, network: str) -> None:
+    side = 8 if dataset == "digits" else 28
+    assert members_of("quick", (1, side, side))[0] == network
+    rows = registry.recipes("sre2l")
+    assert network in [row.get("network") for (_, data, _), row in rows.items() if data == dataset]
+
+
+def test_settings_of_the_priors_are_those_of_cvdd() -> None:
+    """Else the same committee would label real and distilled images with other weights."""
+    cvdd = registry.get("methods", "cvdd")
+    assert cvdd().prior_run() == PriorRun()
+    for (recipe, _, _), row in registry.recipes("cvdd").items():
+        assert not [name for name in row if name.startswith("prior_")], recipe
+    assert cvdd().held_out == registry.get("methods", "random")().held_out
+
+
+def test_unknown_labels_are_told() -> None:
+    with pytest.raises(ValueError, match="labels is 'soft'; expected one of hard, teacher, committee"):
+        chosen(labels="soft")
+    with pytest.raises(ValueError, match="prior is 'test'; expected one of held-out, released, equal"):
+        chosen(labels="committee", prior="test")
