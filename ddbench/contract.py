@@ -751,6 +751,8 @@ class Task(Protocol):
 
     memory_limit_mib: float | None
     """Memory that a method may plan with; None: no limit asked for."""
+    partial: bool
+    """Whether the time budget ended a loop short: what would follow it is not worth doing."""
 
     @property
     def items(self) -> int:

@@ -29,10 +29,12 @@ from ddbench.matching.committee import (
 from ddbench.matching.recovery import Recovery, recover
 from ddbench.nets.build import build
 from ddbench.seeding import Generators
+from ddbench.store import RunFolder
 from ddbench.task import RunTask
 from ddbench.train.labels import answer
 from ddbench.train.networks import split
 from ddbench.train.priors import Committee, PriorRun, members_of
+from ddbench.train.squeeze import squeeze_recipe
 
 TRAIN = blobs("four", (3, 8, 8), 4, (20, 2)).train
 NAMES = ("ConvNetD1W4BN", "ConvNetD2W4BN", "ConvNetD1W8BN")
@@ -465,22 +467,34 @@ def test_sre2l_plus_plus_is_the_committee_of_one() -> None:
     assert settings["networks"] == ("ResNet18BN",)
 
 
+def test_smaller_sets_of_sre2l_plus_plus_are_the_first_images_of_larger_ones_and_those_of_cvdd_are_not() -> (
+    None
+):
+    for networks, nested in ((NAMES[:1], True), (NAMES, False)):
+        small, large = (distill(ipc=ipc, networks=networks).tensors["images"] for ipc in (1, 4))
+        apart = (small.int() - large.view(4, 4, 3, 8, 8)[:, 0].int()).abs()
+        assert (int(apart.max()) <= 1) == nested
+
+
+def test_tiny_imagenet_is_standardised_by_imagenet_s_statistics() -> None:
+    recipe = squeeze_recipe("cvdd", "ResNet18BN", "tiny_imagenet")
+    assert recipe.mean == (0.485, 0.456, 0.406) and recipe.std == (0.229, 0.224, 0.225)
+
+
 def test_start_images_are_choices_and_zero_iterations_keep_them() -> None:
     made = distill(iterations=0, ipc=2)
     members = Committee(
-        RunTask(TRAIN, 2, 0), [RunTask(TRAIN, 2, 0).teachers(quick(NAMES[0]))[0]], TRAIN.space, "quick", 0.1
+        RunTask(TRAIN, 2, 0),
+        RunTask(TRAIN, 2, 0).teachers(squeeze_recipe("quick", NAMES[0], "four")),
+        TRAIN.space,
+        "quick",
+        0.1,
     )
     chosen = medium_images(TRAIN, members.certainty, 2).flatten()
     apart = (made.tensors["images"].int() - TRAIN.images[chosen].int()).abs()
     assert int(apart.max()) <= 1  # truncation of what was standardised
     other = distill(iterations=0, ipc=2, init="real")
     assert not torch.equal(other.tensors["images"], made.tensors["images"])
-
-
-def quick(network: str) -> TeacherRecipe:
-    from ddbench.train.squeeze import squeeze_recipe
-
-    return squeeze_recipe("quick", network, TRAIN.name)
 
 
 @pytest.mark.parametrize(
@@ -526,8 +540,6 @@ def test_authors_rows_have_the_settings_of_the_spec() -> None:
 
 
 def test_a_killed_distillation_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    from ddbench.store import RunFolder
-
     class Killed(Exception):
         pass
 
