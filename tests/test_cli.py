@@ -377,7 +377,13 @@ class TestOneSet:
             "teacher_s": 0.0,
             "step_sizes": None,
             "zca_eps": None,
-            "settings": {},
+            "settings": {
+                "labels": "hard",
+                "networks": [],
+                "squeeze": "auto",
+                "held_out": 0.1,
+                "prior": "held-out",
+            },
             "notes": {},
         }
         with Image.open("r.png") as picture:
