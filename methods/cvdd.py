@@ -204,6 +204,6 @@ RECIPES = {
     ("sre2l++", "imagenette", None): dict(networks=("torchvision:resnet18",), **_NETTE, **_ONE, source=_PLUS),
     ("sre2l++", "imagenet1k", None): dict(networks=("torchvision:resnet18",), **_IN1K, **_ONE, source=_PLUS),
     ("digits", "digits", None): dict(**_DIGITS, source="ours, for 8x8 images"),
-    ("cpu", "mnist", None): dict(**_CPU, source="ours, minutes on two CPU cores"),
+    ("cpu", "mnist", None): dict(**_CPU, crop=False, source="ours, minutes on two CPU cores"),
     ("cpu", "cifar10", None): dict(**_CPU, source="ours, minutes on two CPU cores"),
 }
