@@ -1287,6 +1287,12 @@ def labels_make(
         help="that torch's sampler drew an epoch: 2, in old versions 1; auto: which fits the set's labels",
     ),
     option(
+        "--batch-norm",
+        type=cloup.Choice(("eval", "train", "train-halves")),
+        default="eval",
+        help="in which the authors' teachers answered: eval (SRe2L, CDA), train-halves (CV-DD)",
+    ),
+    option(
         "--out",
         required=True,
         type=cloup.Path(path_type=Path),
@@ -1297,11 +1303,19 @@ def labels_make(
 @_quiet
 @_as_json
 def labels_import(
-    folder: Path, set_: Path, epochs: int | None, permutations: str, out: Path, quiet: bool, as_json: bool
+    folder: Path,
+    set_: Path,
+    epochs: int | None,
+    permutations: str,
+    batch_norm: str,
+    out: Path,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Read FKD label files (epoch_0/batch_0.tar and so on: SRe2L, CDA, CV-DD) for a set, safely, and write it with them.
 
-    Evaluate the file that is written under the protocol whose epochs, batch and mix the labels were made for. "labels agree"
+    Evaluate the file that is written under the protocol whose epochs, batch, mix and batch norm the labels were made for;
+    CV-DD's (cvdd-bssl) want --batch-norm train-halves, since the files do not say it. "labels agree"
     is the share of answers that name the item's own class: near chance, the items or classes are in another order.
     """
     from ddbench import sets
@@ -1315,6 +1329,7 @@ def labels_import(
         out / labels.FOLDER,
         epochs=epochs,
         permutations=given,
+        batch_norm=batch_norm,
         progress=_Counter("epochs", quiet or as_json),
     )
     path = out / f"{set_.stem}-fkd.safetensors"

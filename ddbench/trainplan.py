@@ -174,7 +174,7 @@ class TrainPlan:
     """Parts of a batch that go through the student one after the other, ceil(B / parts) items each, before one optimiser step;
     each part's mean loss is divided by this count, also where a short batch has fewer parts."""
     test_resize: bool = False
-    """Test images are first enlarged to (side // 7) * 8 and then cut to their centre (RDED)."""
+    """Test images are first enlarged to (side // 7) * 8 and then cut to their centre (RDED; ImageNet's 256 and 224)."""
     loss: str = "ce"
     """``ce`` | ``kl`` (temperature) | ``mse`` | ``mse-gt``."""
     temperature: float = 1.0

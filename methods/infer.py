@@ -14,6 +14,8 @@ that its rule (``budget="images"``) may store more bytes than ``ipc`` images a c
 ``budget="bytes"`` stores fewer naturals instead.  One normalisation a data set: on CIFAR-10 the authors' teachers and their
 distillation differ in it.  Naturals are drawn by the seed (on ImageNet the authors take the first files of each folder).
 ImageNet: the released code does not run as it stands; network m takes the m-th run of numbers, with ImageNet's statistics.
+Its authors squash whole pictures to 224x224: that is the data set ``imagenet1k?resize=squash``, which takes the row of
+``imagenet1k`` (a recipe cannot choose the form of a data set); ``imagenet1k`` itself gives central squares.
 """
 
 from __future__ import annotations

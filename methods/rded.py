@@ -10,7 +10,8 @@ Departures: images are stored as bytes without loss; the authors' files are JPEG
 truncated from the byte scale, without the authors' detour through standardised values, whose rounding takes a level from
 some pixels.  The authors' synthesis is unseeded.  A class with fewer than ``mipc`` images gives all it has (theirs fails),
 which is noted.  ImageNet subsets have 128 pixels a side, as in the authors' ConvNet rows; their ResNet-18 rows on subsets
-have 224.
+have 224.  ImageNet-1K: the authors crop the files at full resolution, here those of the prepared central squares of 224 pixels:
+nothing outside of them is ever in a patch, and small crops are enlarged.
 """
 
 from __future__ import annotations

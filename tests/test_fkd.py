@@ -9,19 +9,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import blobs
 from torch.utils.data import RandomSampler
+from torchvision.transforms.functional import pil_to_tensor, resized_crop, to_pil_image
 
 from ddbench import api, cli, data, protocols, sets
-from ddbench.augment.views import apply_views, batches, draw_views
+from ddbench.augment.views import Views, apply_views, batches, draw_views
 from ddbench.budget import LABEL_NOTE, byte_count
 from ddbench.codecs import items
 from ddbench.contract import Card, CodecSpec, DistilledSet, ImageData, Space, Targets, TeacherRecipe
+from ddbench.protocols.train import RowProtocol
 from ddbench.seeding import Generators
 from ddbench.store import DamagedError
+from ddbench.train import engine
 from ddbench.train.engine import EngineOptions
 from ddbench.train.fkd import import_fkd, pixel_boxes, read_record, sampler_orders, survey
 from ddbench.train.labels import StoredAnswers, beside, look, stored
-from ddbench.train.students import batch_inputs
+from ddbench.train.students import batch_inputs, losses
 from ddbench.trainplan import ViewPlan
 
 N, CLASSES, BATCH, EPOCHS = 10, 5, 4, 3
@@ -39,13 +43,13 @@ def a_set(n=N, height=H, width=W, classes=CLASSES):
     return DistilledSet({"images": images}, Targets(ids=torch.arange(n) % classes), SPACE, card=card)
 
 
-def their_loader(permutations=2, n=N, epochs=EPOCHS):
+def their_loader(permutations=2, n=N, epochs=EPOCHS, batch=BATCH):
     """Batches of item indices as the authors' code draws them."""
     generator_ = torch.Generator().manual_seed(42)
     if permutations == 1:
-        return [torch.randperm(n, generator=generator_).split(BATCH) for _ in range(epochs)]
+        return [torch.randperm(n, generator=generator_).split(batch) for _ in range(epochs)]
     sampler = RandomSampler(range(n), generator=generator_)
-    return [torch.tensor(list(sampler)).split(BATCH) for _ in range(epochs)]
+    return [torch.tensor(list(sampler)).split(batch) for _ in range(epochs)]
 
 
 def their_rand_bbox(size, lam, numbers):
@@ -62,13 +66,13 @@ def their_rand_bbox(size, lam, numbers):
     ]
 
 
-def write_files(folder, mix="cutmix", permutations=2, dtype=torch.float16, distilled=None):
+def write_files(folder, mix="cutmix", permutations=2, dtype=torch.float16, distilled=None, batch=BATCH):
     """Label files in the authors' structure, as their code writes them; what it drew, by (epoch, batch)."""
     distilled = distilled or a_set()
     ids = distilled.targets.ids
     g, numbers = generator(1), np.random.default_rng(1)
     drawn = {}
-    for epoch, chunks in enumerate(their_loader(permutations, len(ids))):
+    for epoch, chunks in enumerate(their_loader(permutations, len(ids), batch=batch)):
         (folder / f"epoch_{epoch}").mkdir(parents=True, exist_ok=True)
         for number, rows in enumerate(chunks):
             b = len(rows)
@@ -304,6 +308,19 @@ class TestImport:
                 x[:, :, x1:x2, y1:y2] = x.clone()[perm, :, x1:x2, y1:y2]
             assert torch.allclose(seen, x, atol=1e-5)
 
+    def test_crops_in_floats_are_pillows_to_one_grey_level(self):
+        g = generator(5)
+        worst = 0.0
+        for _ in range(20):
+            image = torch.randint(256, (3, 64, 64), dtype=torch.uint8, generator=g)
+            h, w = (int(torch.randint(8, 64, (1,), generator=g)) for _ in range(2))
+            top, left = (int(torch.randint(0, 65 - side, (1,), generator=g)) for side in (h, w))
+            theirs = resized_crop(to_pil_image(image), top, left, h, w, [64, 64])
+            views = Views(torch.tensor([[top, left, h, w]]), torch.tensor([False]), resized=True)
+            ours = apply_views(image[None].float(), views)[0]
+            worst = max(worst, float((ours - pil_to_tensor(theirs).float()).abs().max()))
+        assert 0.5 < worst < 1.01, "two roundings, not one"
+
     def test_the_set_says_where_its_labels_come_from_and_what_they_take(self, tmp_path):
         write_files(tmp_path / "files")
         found = import_fkd(tmp_path / "files", a_set(), tmp_path / "labels")
@@ -311,6 +328,7 @@ class TestImport:
         assert found.card.notes[LABEL_NOTE] == size and found.card.notes["own"] == "kept"
         assert found.card.notes["labels_agree"] == 1.0
         assert "sampler seed 42, 2 permutations" in found.card.notes["labels"]
+        assert found.card.notes["labels"].endswith("batch norm eval")
         views = EPOCHS * (
             N * (2 + 4 * 2 + 1 + 2) + 3 * (8 + 4 * 2)
         )  # order, crops, flips, perm; lam, cut a batch
@@ -427,6 +445,53 @@ class TestImport:
         plan = plan_for(found.targets.labeller, asked)
         assert plan.boxes == "fkd" and plan.epochs == 2
         StoredAnswers(tmp_path / "labels", found, plan)
+
+
+class TestScoring:
+    """The imported files as a protocol's students meet them."""
+
+    def imported(self, ddbench, folder, *more):
+        distilled = a_set(n=20)
+        drawn = write_files(folder / "files", distilled=distilled, batch=16)
+        sets.write(folder / "a.safetensors", distilled)
+        how = ("--set", folder / "a.safetensors", "--out", folder / "out", "--quiet", "--json", *more)
+        status, out, err = ddbench("labels", "import-fkd", folder / "files", *how)
+        assert (status, err) == (0, "")
+        return drawn, sets.read(json.loads(out)["set"]), json.loads(out)["labels"]
+
+    def protocol(self, name):
+        row = protocols.ROWS[name]
+        return RowProtocol(replace(row, plan=row.plan.changed(epochs=EPOCHS, test_every=0), forms=()))
+
+    def test_files_of_cvdd_are_scored_under_its_protocol(self, ddbench, tmp_path, monkeypatch):
+        drawn, distilled, source = self.imported(ddbench, tmp_path, "--batch-norm", "train-halves")
+        assert source.endswith("batch norm train-halves")
+        real, protocol = blobs("toy", (3, H, W), CLASSES, (4, 8)), self.protocol("cvdd-bssl")
+        assert protocol.accepts(distilled, "ConvNetD1W8BN", real.name, real.train) is None
+        steps = []
+
+        def spy(plan, logits, ids=None, soft=None, kind="none", weights=None):
+            steps.append(soft.squeeze(0))
+            return losses(plan, logits, ids, soft, kind, weights)
+
+        monkeypatch.setattr(engine, "losses", spy)
+        options = EngineOptions("cpu", path="plain", labels=tmp_path / "out" / "labels")
+        found = protocol.evaluate(distilled, real, "ConvNetD1W8BN", [Generators(0)], options)
+        assert len(found.scores) == 1 and found.notes["labels"] == "answers that came with the set"
+        parts = [half for key in sorted(drawn) for half in drawn[key][6].split(8)]
+        assert len(steps) == len(parts) == EPOCHS * 3, "8, 8 and 4 images an epoch"
+        assert all(torch.equal(a, b.float()) for a, b in zip(steps, parts, strict=True))
+
+    def test_the_mode_of_batch_norm_decides_which_protocol_takes_them(self, ddbench, tmp_path):
+        _, other, _ = self.imported(ddbench, tmp_path)
+        assert self.protocol("cvdd-bssl").accepts(other) == (
+            "protocol cvdd-bssl: the set's stored answers were given otherwise: batch_norm is 'eval' there, 'train-halves' "
+            "asked for"
+        )
+        with pytest.raises(
+            ValueError, match="batch_norm is 'halves'; expected one of eval, train, train-halves"
+        ):
+            import_fkd(tmp_path / "files", a_set(n=20), tmp_path / "labels", batch_norm="halves")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,10 +21,11 @@ from ddbench.contract import (
     NetworkRef,
     Program,
     RealData,
+    Space,
     Targets,
     TeacherRecipe,
 )
-from ddbench.nets.build import build
+from ddbench.nets.build import build, trains_on_one
 from ddbench.protocols import labelling, train
 from ddbench.protocols.native import NativeProtocol, replay, start_
 from ddbench.protocols.rows import ROWS, Form, ProtocolRow
@@ -33,9 +35,11 @@ from ddbench.seeding import Generators
 from ddbench.train import labels as labels_module
 from ddbench.train import students
 from ddbench.train.engine import EngineOptions, train_students
+from ddbench.train.students import Feed
 from ddbench.trainplan import LabelPlan, TrainPlan, ViewPlan
 
 NET = "ConvNetD1W32"
+CPU = torch.device("cpu")
 
 
 def tiny(row: ProtocolRow | None = None, **plan) -> RowProtocol:
@@ -402,6 +406,89 @@ def quick_teachers(monkeypatch, fresh_cache) -> list[tuple[str, str, str]]:
     return asked
 
 
+class TestPartsOfOneImage:
+    """PyTorch's batch norm raises at one value a channel: one image whose maps are one pixel."""
+
+    def of(self, n: int, dataset: str = "digits") -> DistilledSet:
+        side = {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}[dataset]
+        card = Card(dataset=dataset, classes=10, shape=side)
+        images = {"images": torch.zeros(n, *side)}
+        space = Space("input", (0.5,) * side[0], (0.5,) * side[0])
+        return DistilledSet(images, Targets(ids=torch.arange(n) % 10), space, card=card)
+
+    def test_torch_itself_says_which_networks_these_are(self):
+        g = torch.Generator().manual_seed(0)
+        for network, shape, takes in (
+            ("ResNet18BN", (1, 8, 8), False), ("ResNet18BN", (3, 32, 32), True), ("ConvNetBN", (1, 8, 8), True),
+            ("MobileNetV2", (3, 8, 8), False), ("MLP", (1, 8, 8), True), ("torchvision:resnet18", (3, 32, 32), False),
+            ("torchvision:resnet18", (3, 64, 64), True),
+        ):  # fmt: skip
+            assert trains_on_one(network, shape, 10) is takes, (network, shape)
+            net = build(network, shape, 10, g).train()
+            with contextlib.nullcontext() if takes else pytest.raises(ValueError, match="more than 1 value"):
+                net(torch.randn(1, *shape, generator=g))
+
+    def test_a_last_batch_of_one_is_refused_before_anything_is_trained(self, monkeypatch):
+        monkeypatch.setattr(train, "train_students", lambda *_: pytest.fail("trained"))
+        said = tiny().accepts(self.of(257), "ResNet18BN")
+        assert said == (
+            "protocol quick gives the student ResNet18BN a part of 1 image (257 items in batches of 256), of which batch norm "
+            "has no statistics where maps are one pixel, as for 8x8 images there; expected items whose remainder by 256 is "
+            "none of 1 (another ipc), or a student with larger maps, such as ConvNetBN"
+        )
+        real = data.load("digits")
+        with pytest.raises(ValueError, match="a part of 1 image"):
+            tiny().evaluate(self.of(257), real, "ResNet18BN", crew(1))
+
+    @pytest.mark.parametrize(
+        ("n", "network", "dataset"),
+        [(257, "", "digits"), (257, "ConvNetBN", "digits"), (257, "MLP", "digits"), (257, "ResNet18BN", "cifar10"),
+         (256, "ResNet18BN", "digits"), (258, "ResNet18BN", "digits")],
+    )  # fmt: skip
+    def test_where_torch_would_not_fail_nothing_is_said(self, n: int, network: str, dataset: str):
+        assert tiny().accepts(self.of(n, dataset), network) is None
+
+    def test_a_short_batch_that_is_dropped_does_not_count(self):
+        assert tiny(drop_last=True).accepts(self.of(257), "ResNet18BN") is None
+        assert "(1 items in batches" in (tiny(drop_last=True).accepts(self.of(1), "ResNet18BN") or "")
+
+    def test_parts_of_a_student_and_halves_of_a_teacher(self):
+        """cvdd-bssl on images of 8x8: batches of 16, student's parts of 8, halves of the teachers."""
+        protocol = protocols.get("cvdd-bssl")
+        student, teacher = set(), set()
+        for n in range(16, 33):
+            said = protocol.accepts(self.of(n), "ResNet18BN") or ""
+            (student if "student ResNet18BN" in said else teacher if said else set()).add(n % 16)
+            own = protocol.accepts(self.of(n), "ConvNetBN") or ""
+            assert bool(own) is (n % 16 in (1, 2, 3)), "the teachers are one-pixel networks all the same"
+        assert (student, teacher) == ({1, 9}, {2, 3})
+        said = protocol.accepts(self.of(25), "ResNet18BN")
+        assert "(25 items in batches of 16 in 2 parts)" in said and "is none of 1, 9 (another ipc)" in said
+        said = protocol.accepts(self.of(18), "ResNet18BN")
+        assert (
+            "the labelling network ResNet18BN a part of 1 image (18 items in batches of 16 in halves)" in said
+        )
+        assert "is none of 1, 2, 3 (another ipc), or a labelling network with larger maps" in said
+        assert protocol.accepts(self.of(25, "cifar10"), "ResNet18BN") is None
+
+    def test_only_networks_that_label_in_train_mode_matter(self, gauss2: RealData):
+        base = self.of(17)
+        plan = KD_PLAN.changed(batch=16, views=replace(KD_PLAN.views, batch=16))
+        for labels, refused in (
+            (LabelPlan(batch_norm="train", squeeze="quick"), True),
+            (LabelPlan(squeeze="quick"), False),
+            (LabelPlan(batch_norm="train", networks=("ConvNetBN",), squeeze="quick"), False),
+        ):
+            protocol = RowProtocol(replace(ROWS["quick"], plan=plan.changed(labels=labels)))
+            assert bool(protocol.accepts(base, "ConvNetBN")) is refused
+        own = Labeller((NetworkRef("ConvNetBN", "cache", "k"),), gauss2.train.space)
+        small = base.changed(targets=Targets(ids=base.targets.ids, labeller=own))
+        protocol = RowProtocol(
+            replace(ROWS["quick"], plan=plan.changed(labels=LabelPlan(batch_norm="train")))
+        )
+        assert protocol.accepts(small, "ConvNetBN") is None and protocol.accepts(base, "ConvNetBN")
+
+
 class TestTeacherLabels:
     def test_a_set_without_a_labeller_is_labelled_by_the_protocols_own_teachers(
         self, gauss2: RealData, quick_teachers
@@ -417,6 +504,7 @@ class TestTeacherLabels:
         assert found.notes["labels"].startswith(f"the protocol's own {BN} ")
         assert "weight 0.5" in found.notes["labels"] and "% held out; ConvNetD1W8BN" in found.notes["labels"]
         assert found.notes["labels"].endswith("every view of 3 epochs stored")
+        assert "training images" not in found.notes["labels"]
         assert 0 < found.teacher_s <= found.teaching_s and found.wall_s > 0
         assert found.label_bytes == 3 * 6 * 2 * 2 and found.beside == {}
         assert {a[1] for a in told} == {2, 18, 3}, "teachers' epochs, views, students' epochs"
@@ -527,6 +615,34 @@ class TestTeacherLabels:
         assert "whole training split; use a capped one" in (
             protocols.get("rethink-soft").accepts(whole(gauss2)) or ""
         )
+
+    def test_an_accuracy_says_on_which_images_it_was_measured(
+        self, gauss2: RealData, monkeypatch, fresh_cache
+    ):
+        def recipe(name: str, network: str, dataset: str) -> TeacherRecipe:
+            return TeacherRecipe(network=network, epochs=1, lr=0.05, held_out=float(network != BN) / 10)
+
+        monkeypatch.setattr(labelling, "squeeze_recipe", recipe)
+        both = kd(labels=LabelPlan(networks=(BN, "ConvNetD1W8BN"), squeeze="mine"))
+        first, second = both.evaluate(made(gauss2), gauss2, BN, crew(1)).notes["labels"].split("; ")[:2]
+        assert first.endswith("% on its training images") and second.endswith("% held out")
+
+    def test_static_labels_stay_in_fp16_until_a_batch_needs_them(self, gauss2: RealData, monkeypatch):
+        seen = []
+        real_train = train.train_students
+        monkeypatch.setattr(
+            train, "train_students", lambda items, *a, **k: seen.append(items) or real_train(items, *a, **k)
+        )
+        static = kd(labels=LabelPlan(store=True, sees="clean"))
+        scores = static.evaluate(inline(gauss2, made(gauss2)), gauss2, BN, crew(1)).scores
+        (kept,) = seen
+        assert kept.soft.dtype == torch.float16 and kept.kind == "logits" and len(scores) == 1
+        plan = static.plan_for(made(gauss2))
+        wide = replace(kept, soft=kept.soft.float())
+        for step, other in zip(
+            *(iter(Feed(i, plan, crew(1), CPU, torch.float32)) for i in (kept, wide)), strict=True
+        ):
+            assert step.soft.dtype == torch.float32 and torch.equal(step.soft, other.soft)
 
     def test_static_labels_are_given_once(self, gauss2: RealData):
         found = kd(labels=LabelPlan(store=True, sees="clean")).evaluate(

@@ -21,8 +21,14 @@ from ddbench.contract import ImageData, Space, Trained
 from ddbench.matching.sampling import take
 from ddbench.matching.selection import class_pools
 
-FAMILIES = ("resnet18", "resnet50", "shufflenet", "mobilenet", "densenet121")
-"""The authors' committee, in their order."""
+MEMBERS = (
+    ("ResNet18BN", "torchvision:resnet18"),
+    ("ResNet50BN", "torchvision:resnet50"),
+    ("ShuffleNetV2", "torchvision:shufflenet_v2_x1_0"),
+    ("MobileNetV2", "torchvision:mobilenet_v2"),
+    ("DenseNet121", "torchvision:densenet121"),
+)
+"""The authors' committee, in their order: our names for small images and torchvision's."""
 RELEASED = MappingProxyType(
     {
         "cifar10": (63.0, 65.3, 68.5, 67.6, 67.4),
@@ -32,7 +38,7 @@ RELEASED = MappingProxyType(
         "imagenet1k": (56.4, 42.3, 52.5, 44.2, 40.6),
     }
 )
-"""Prior performances in the authors' code (percent, by data set, in the order of ``FAMILIES``).  They are accuracies on
+"""Prior performances in the authors' code (percent, by data set, in the order of ``MEMBERS``).  They are accuracies on
 test data."""
 PRIORS = ("held-out", "released", "equal")
 VOTING = ("prior", "equal", "random")
@@ -56,13 +62,10 @@ def softmax_weights(priors: Sequence[float], temperature: float) -> tuple[float,
     return tuple(weights)
 
 
-def _family(network: str) -> str | None:
-    name = network.partition(":")[2] or network
-    return next((f for f in FAMILIES if name.lower().replace("_", "").startswith(f)), None)
-
-
 def released_priors(dataset: str, networks: Sequence[str]) -> tuple[float, ...]:
     """The authors' constants for these networks, in percent.
+
+    Only the very architectures of the authors have one (``MEMBERS``): no other width, version or norm of them.
 
     Raises:
         LookupError: they have none for the data set, or none for one of the networks.
@@ -73,14 +76,14 @@ def released_priors(dataset: str, networks: Sequence[str]) -> tuple[float, ...]:
             f"there are no released priors for {dataset!r}; there are for {', '.join(RELEASED)} (prior 'held-out' measures "
             f"them on a held-out part of the training data, 'equal' does without)"
         )
-    families = [_family(network) for network in networks]
-    if None in families:
-        strange = networks[families.index(None)]
-        raise LookupError(
-            f"there is no released prior for {strange!r}; there are for ResNet18, ResNet50, ShuffleNetV2, MobileNetV2 and "
-            f"DenseNet121 (prior 'held-out' measures it, 'equal' does without)"
-        )
-    return tuple(found[FAMILIES.index(family)] for family in families if family is not None)
+    priors = {name: prior for names, prior in zip(MEMBERS, found, strict=True) for name in names}
+    for network in networks:
+        if network not in priors:
+            raise LookupError(
+                f"there is no released prior for {network!r}; there are for {', '.join(priors)} (prior 'held-out' measures "
+                f"it, 'equal' does without)"
+            )
+    return tuple(priors[network] for network in networks)
 
 
 # ------------------------------------------------------------------------------------------------ votes

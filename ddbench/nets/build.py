@@ -85,6 +85,24 @@ def multiply_adds(network: str, shape: tuple[int, int, int], classes: int) -> fl
     return total
 
 
+@functools.lru_cache(maxsize=64)
+def trains_on_one(network: str, shape: tuple[int, int, int], classes: int) -> bool:
+    """Whether a network in train mode takes a batch of one image: batch norm has no statistics of a single value a channel.
+
+    What else such images may be to it does not matter here (``names.why_not``).
+    """
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.no_grad(),
+    ):  # dropout of a library draws from the global state
+        try:
+            net = copy.deepcopy(architecture(network, shape, classes)).train()
+            net(torch.zeros(1, *shape, device=next(net.parameters()).device))
+        except ValueError as error:
+            return "more than 1 value per channel" not in str(error)
+    return True
+
+
 def initialise_(net: nn.Module, generator: torch.Generator) -> None:
     """Draw all weights of ``net`` anew, in place, reset its running statistics and seed its dropout anew.
 

@@ -128,15 +128,14 @@ def _space(trained: Trained, real: RealData) -> Space:
     return trained.space or real.train.space
 
 
-def _said(ref: NetworkRef, accuracy: float | None, total: float) -> str:
+def _said(ref: NetworkRef, total: float) -> str:
     share = "" if ref.weight == total else f", weight {ref.weight / total:.3g}"
-    right = "" if accuracy is None or isnan(accuracy) else f", {100 * accuracy:.1f} % held out"
-    return f"{ref.architecture} {ref.key}{share}{right}"
+    return f"{ref.architecture} {ref.key}{share}{_right(ref)}"
 
 
-def _note(labeller: Labeller, whose: str, known: Mapping[str, float | None]) -> str:
+def _note(labeller: Labeller, whose: str) -> str:
     total = sum(ref.weight for ref in labeller.networks)
-    networks = "; ".join(_said(ref, known.get(ref.key), total) for ref in labeller.networks)
+    networks = "; ".join(_said(ref, total) for ref in labeller.networks)
     mode = {
         "eval": "",
         "train": " with the statistics of the batch",
@@ -145,9 +144,14 @@ def _note(labeller: Labeller, whose: str, known: Mapping[str, float | None]) -> 
     return f"{whose} {networks}{mode[labeller.batch_norm]}"
 
 
-def _accuracy(ref: NetworkRef) -> float | None:
-    value = about(ref.key)["accuracy"] if ref.source == "cache" else None
-    return None if value is None else float(value)
+def _right(ref: NetworkRef) -> str:
+    """How often a network of the cache is right, and on which images; empty where that is not known."""
+    known = about(ref.key) if ref.source == "cache" else {}
+    accuracy = known.get("accuracy")
+    if accuracy is None or isnan(accuracy):
+        return ""
+    where = "on its training images" if (known["recipe"] or {}).get("held_out") == 0 else "held out"
+    return f", {100 * accuracy:.1f} % {where}"
 
 
 def network_bytes(labeller: Labeller, networks: Sequence[nn.Module]) -> dict[str, int]:
@@ -204,11 +208,9 @@ def labelled(
         )
     teacher_s, begun = 0.0, time.perf_counter()
     if own is not None and own.networks and not labels.always:
-        known = {ref.key: _accuracy(ref) for ref in own.networks}
         networks_of, space, whose, teaching_s = own.networks, own.space, "the set's own", 0.0
     else:
         trained = own_teachers(labels, real, options, progress)
-        known = {t.fingerprint: t.accuracy for t in trained}
         networks_of, space, whose = (
             tuple(t.ref() for t in trained),
             _space(trained[0], real),
@@ -224,9 +226,9 @@ def labelled(
     networks = load_networks(labeller, distilled, real.train.shape, items.classes, device=options.device)
     beside = {} if labels.store else network_bytes(labeller, networks)
     networks = [network.to(options.dtype) for network in networks]
-    note = _note(labeller, whose, known)
+    note = _note(labeller, whose)
     if labels.sees == "clean":
-        soft = answer_items(bare, labeller, networks).to(options.device, options.dtype)
+        soft = answer_items(bare, labeller, networks).to(options.device)  # fp16: converted a batch at a time
         kept = logit_bytes(len(items), items.classes) if labels.store else 0
         static = replace(bare, soft=soft, kind="logits")
         return Labels(static, None, None, kept, beside, f"{note}; one label an image", teacher_s, teaching_s)

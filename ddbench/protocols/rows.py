@@ -31,18 +31,21 @@ class Case:
     """Pixels of an image's shorter side."""
     factor: int = 1
     """Of a set of mosaics whose items are the mosaics: tiles a side; else 1."""
+    teacher: str = ""
+    """The network that labels, where it is one."""
 
 
 @dataclass(frozen=True)
 class Form:
     """How a row's plan differs for some cases; of the forms that fit, all apply, in their order.
 
-    ``networks`` are patterns in lower case (``*resnet50*``); ``ipc``, ``classes``, ``side`` and ``factor`` are first and
-    last value.  What is empty, or left out, fits every case.
+    ``networks`` and ``teachers`` are patterns in lower case (``*resnet50*``); ``ipc``, ``classes``, ``side`` and
+    ``factor`` are first and last value.  What is empty, or left out, fits every case.
     """
 
     datasets: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
+    teachers: tuple[str, ...] = ()
     ipc: tuple[float, float] = _ANY
     classes: tuple[float, float] = _ANY
     side: tuple[float, float] = _ANY
@@ -56,10 +59,11 @@ class Form:
 
     def fits(self, case: Case) -> bool:
         """Whether this form is for a case."""
-        dataset, network = case.dataset.partition("?")[0], case.network.lower()
+        dataset = case.dataset.partition("?")[0]
+        named = ((case.network, self.networks), (case.teacher, self.teachers))
         return (
             (not self.datasets or dataset in self.datasets)
-            and (not self.networks or any(fnmatchcase(network, pattern) for pattern in self.networks))
+            and all(not among or any(fnmatchcase(n.lower(), p) for p in among) for n, among in named)
             and all(
                 low <= value <= high
                 for value, (low, high) in (
@@ -90,7 +94,7 @@ class ProtocolRow:
     data: str = "part"
     """``part``: distilled sets and subsets; ``full``: the whole training split only, under a cap on steps."""
     forms: tuple[Form, ...] = ()
-    """How the plan differs by data set, images a class, network, classes, size and mosaic."""
+    """How the plan differs by data set, images a class, network, teacher, classes, size and mosaic."""
 
     def __post_init__(self) -> None:
         for name, value, valid in (
@@ -187,6 +191,8 @@ _POOL = ("ResNet18BN", "ResNet50BN", "ShuffleNetV2", "MobileNetV2", "DenseNet121
 _COMMITTEE = (
     Form(("cifar10", "cifar100", "tiny_imagenet", "imagenette", "imagenet1k"), labels={"squeeze": "cvdd"}),
 )
+_LARGE = Form(side=(65, inf), plan={"test_resize": True})
+"""ImageNet's Resize 256 and CentreCrop 224: of images prepared as central squares of 224, the same field of view."""
 _TINY_PAD = Form(side=(0, 16), views={"crop_pad": 1})  # 4 pixels would push half of an 8x8 image out
 _SRE2L_SMALL = (
     Form(
@@ -204,6 +210,7 @@ _SRE2L_SMALL = (
         views=_MIXUP,
         labels={"store": False, "batch_norm": "train"},
     ),
+    _LARGE,
     _TINY_PAD,
     *_TEACHERS,
 )  # fmt: skip
@@ -221,7 +228,7 @@ _RDED = (
     Form(networks=("*mobilenet*v2*",), plan={"lr": 2.5e-3}),
     Form(networks=("*vgg*11*",), plan={"lr": 5e-4}),
     Form(networks=("*alexnet*", "*vit_b*16*", "*vit_base*16*", "*swin*"), plan={"lr": 1e-4}),
-    Form(("cifar100",), ("convnetbn",), plan={"lr": 2e-3, "batch": 25}),
+    Form(("cifar100",), ("convnetbn",), ("convnetbn",), plan={"lr": 2e-3, "batch": 25}),
     *_TEACHERS,
     Form(("cifar10", "cifar100", "tiny_imagenet", "imagenet1k"), labels={"squeeze": "rded"}),
 )
@@ -247,6 +254,7 @@ _CVDD = (
     Form(("imagenet1k",), ipc=(50, 50), plan={"eta": 1.0}),
     Form(("imagenet1k",), _R101, plan={"eta": 2.0}),
     Form(("imagenet1k",), _R101, ipc=(50, 50), plan=_HALF),
+    _LARGE,
     *_COMMITTEE,
 )
 _INFER = (
@@ -255,6 +263,7 @@ _INFER = (
         plan=dict(batch=128, temperature=20.0),
         views={"crop": "resized", "mix": "cutmix", "mix_alpha": 1.0},
     ),
+    _LARGE,
     _TINY_PAD,
     Form(side=(65, inf), labels={"networks": ("ResNet18BN", "MobileNetV2", "EfficientNetB0")}),
     Form(("cifar10", "cifar100", "imagenet1k"), labels={"squeeze": "infer"}),
@@ -276,6 +285,7 @@ _G_VBSM = (
         plan=dict(epochs=100, batch=100, micro_batches=1, optimiser="sgd", lr=0.1, momentum=0.9, weight_decay=5e-4),
         labels={"combine": "mean"},
     ),
+    _LARGE,
     *_COMMITTEE,
 )  # fmt: skip
 _RETHINK = _KD.changed(batch=128, test_every=50, test_first=1)
@@ -459,7 +469,7 @@ _ROWS = (
         True,
         "every set by its images alone: label ids, 300 epochs of AdamW, resized crops (of at least 0.25 up to 64 pixels)",
         "released code of arXiv:2502.06434; 3 students are ours",
-        forms=(_RETHINK_SMALL,),
+        forms=(_RETHINK_SMALL, _LARGE),
     ),
     ProtocolRow(
         "rethink-soft", "1.0",
@@ -470,7 +480,7 @@ _ROWS = (
         True,
         "every set under one teacher: KL at T 20 online, CutMix, 300 epochs of AdamW (crops of at least 0.25 up to 64 pixels)",
         "released code of arXiv:2502.06434; 3 students are ours",
-        forms=(_RETHINK_SMALL, *_TEACHERS),
+        forms=(_RETHINK_SMALL, _LARGE, *_TEACHERS),
     ),
     ProtocolRow(
         "quick-kd", "1.0", _QUICK_KD, False,

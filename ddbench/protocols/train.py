@@ -18,6 +18,8 @@ from ddbench import codecs, registry
 from ddbench.augment.named import augmentation
 from ddbench.compute import arithmetic
 from ddbench.contract import DistilledSet, ImageData, Items, Labeller, RealData, Space
+from ddbench.nets.build import trains_on_one
+from ddbench.nets.names import for_side
 from ddbench.protocols.labelling import Labels, labelled, refusal
 from ddbench.protocols.rows import ROWS, Case, ProtocolRow
 from ddbench.records import Score
@@ -133,14 +135,24 @@ class RowProtocol:
                     f"protocol {name} starts at the step size that the set learned, and that is "
                     f"{float(program.step_sizes[0]):g}; expected above 0: use dc-dsa, which starts at 0.01"
                 )
-        return _misfit(name, distilled, plan)
+        return _misfit(name, distilled, plan) or _lone(
+            name, distilled, plan, network, *_known(distilled, dataset, real)
+        )
 
     def _case(
         self, distilled: DistilledSet, network: str, dataset: str, real: ImageData | None = None
     ) -> Case:
         if not self.row.forms:
             return Case(dataset or distilled.card.dataset, network)
-        return case_of(distilled, network, dataset, real)
+        case, labels, labeller = (
+            case_of(distilled, network, dataset, real),
+            self.plan.labels,
+            distilled.targets.labeller,
+        )
+        among: tuple[str, ...] = () if labels is None else labels.networks
+        if labeller is not None and (labels is None or not labels.always):
+            among = tuple(ref.architecture for ref in labeller.networks)
+        return replace(case, teacher=among[0]) if len(among) == 1 else case
 
     def _planned(self, case: Case, real: ImageData | None) -> TrainPlan:
         plan = self.row.plan_for(case)
@@ -249,22 +261,29 @@ def case_of(
     """What the settings of a row may depend on, of a set: from the real data where they are there, else from what is known
     of the data set by name, else from the set."""
     card, name = distilled.card, dataset or distilled.card.dataset
-    classes, shape = card.classes, tuple(card.shape)
-    if real is not None:
-        classes, shape = real.classes, real.shape
-    elif not (classes and shape):
-        known: Mapping[str, Any] = {}
-        with contextlib.suppress(LookupError, registry.PluginError):  # a folder of the user's
-            known = registry.facts("datasets", name.partition("?")[0]).keywords
-        classes = classes or int(known.get("classes", 0))
-        images = distilled.tensors.get("images")
-        shape = shape or tuple(known.get("shape", ())) or (() if images is None else tuple(images.shape[1:]))
+    classes, shape = _known(distilled, dataset, real)
     codec, settings = codecs.codec_of(distilled)
     whole = distilled.codec.name == "grid" and settings["kind"] == "whole"
     ipc = card.ipc
     if not ipc and classes:
         ipc = codec.count(distilled.tensors, settings) // classes
     return Case(name, network, ipc, classes, min(shape[-2:], default=0), settings["factor"] if whole else 1)
+
+
+def _known(distilled: DistilledSet, dataset: str, real: ImageData | None) -> tuple[int, tuple[int, ...]]:
+    """Classes and shape (C, H, W) of the real data of a set, as far as they are known: 0 and ()."""
+    card = distilled.card
+    classes, shape = card.classes, tuple(card.shape)
+    if real is not None:
+        return real.classes, real.shape
+    if not (classes and shape):
+        known: Mapping[str, Any] = {}
+        with contextlib.suppress(LookupError, registry.PluginError):  # a folder of the user's
+            known = registry.facts("datasets", (dataset or card.dataset).partition("?")[0]).keywords
+        classes = classes or int(known.get("classes", 0))
+        images = distilled.tensors.get("images")
+        shape = shape or tuple(known.get("shape", ())) or (() if images is None else tuple(images.shape[1:]))
+    return classes, shape
 
 
 def _may_flip(dataset: str) -> bool:
@@ -328,6 +347,62 @@ def _misfit(name: str, distilled: DistilledSet, plan: TrainPlan) -> str | None:
         except ValueError as error:
             return f"protocol {name}: {error}"
     return None
+
+
+def _lone(
+    name: str, distilled: DistilledSet, plan: TrainPlan, network: str, classes: int, shape: tuple[int, ...]
+) -> str | None:
+    """Why batch norm would meet a single value a channel, one image with maps of one pixel, or None.
+
+    PyTorch raises there, in the student's parts of a batch or in what the labelling networks see in train mode.
+    """
+    codec, settings = codecs.codec_of(distilled)
+    if not classes or len(shape) != 3 or type(codec).law is not codecs.Codec.law:
+        return None
+    n, batch, part = codec.count(distilled.tensors, settings), plan.batch, plan.part
+    sizes = {batch} if n >= batch else set()
+    if n % batch and not (sizes and plan.drop_last and plan.views is None):
+        sizes.add(n % batch)
+
+    def in_student(size: int) -> bool:
+        return part == 1 or size % part == 1
+
+    def in_teacher(size: int) -> bool:
+        return size <= (3 if plan.labels is not None and plan.labels.batch_norm == "train-halves" else 1)
+
+    said = " in halves" if plan.labels is not None and plan.labels.batch_norm == "train-halves" else ""
+    split = f" in {plan.micro_batches} parts" if plan.micro_batches > 1 else ""
+    for who, found, how, meets in (
+        ("student", [(network, shape)] if network else [], split, in_student),
+        ("labelling network", _in_train_mode(distilled, plan, shape), said, in_teacher),
+    ):
+        if not any(meets(size) for size in sizes):
+            continue
+        for one, (c, h, w) in found:
+            if not trains_on_one(one, (c, h, w), classes):
+                bad = ", ".join(str(r) for r in range(batch) if meets(r or batch))
+                return (
+                    f"protocol {name} gives the {who} {one} a part of 1 image ({n} items in batches of {batch}{how}), of which "
+                    f"batch norm has no statistics where maps are one pixel, as for {h}x{w} images there; expected items "
+                    f"whose remainder by {batch} is none of {bad} (another ipc), or a {who} with larger maps, such as "
+                    f"ConvNetBN"
+                )
+    return None
+
+
+def _in_train_mode(
+    distilled: DistilledSet, plan: TrainPlan, shape: tuple[int, ...]
+) -> list[tuple[str, tuple[int, ...]]]:
+    """The networks that label by the statistics of a batch, with the images that they see."""
+    labels, own = plan.labels, distilled.targets.labeller
+    if labels is None or labels.batch_norm == "eval" or labels.sees == "clean":
+        return []
+    if own is None or labels.always:
+        return [(for_side(network, min(shape[1:])), shape) for network in labels.networks]
+    return [
+        (ref.architecture, shape if ref.size is None else (shape[0], ref.size, ref.size))
+        for ref in own.networks
+    ]
 
 
 def make_items(distilled: DistilledSet, real: RealData, options: EngineOptions) -> Items:

@@ -258,10 +258,10 @@ class Feed:
         self.steps_an_epoch = steps_an_epoch(length, plan)
         self.mix = None if plan.mix == "none" else CutMix(plan.mix_probability, plan.mix_alpha)
         self.ids = None if items.ids is None else items.ids.to(device)
-        self.soft = None if items.soft is None else items.soft.to(device, dtype)
+        self.soft = None if items.soft is None else items.soft.to(device)  # in ``dtype`` a batch at a time
         self.kind = target_kind(items, plan)
         if self.mix is not None and self.soft is not None:
-            self.soft = _soft_probabilities(self.soft, items.kind, 1)
+            self.soft = _soft_probabilities(self.soft.to(dtype), items.kind, 1)
         self.weights = None if items.weights is None else items.weights.to(device, dtype)
         self.shape = input_shape(items)
         self.augment = augmentation(
@@ -360,9 +360,8 @@ class Feed:
                 with torch.no_grad():
                     x = self.augment.apply_groups(x.flatten(0, 1), draws).view(x.shape)
             on_device = to_device(rows, self.device)
-            ids, soft, weights = (
-                None if t is None else t[on_device] for t in (self.ids, self.soft, self.weights)
-            )
+            ids, weights = (None if t is None else t[on_device] for t in (self.ids, self.weights))
+            soft = None if self.soft is None else self.soft[on_device].to(self.dtype)
             if self.mix is not None:
                 mixes = [m for i in which for m in planned[i].mixes]
                 x, soft, weights = self._mixed(x, ids, soft, weights, mixes)
@@ -457,9 +456,8 @@ class Feed:
     ) -> tuple[Tensor | None, Tensor | None, str, Tensor | None]:
         size = (int(inputs.shape[-2]), int(inputs.shape[-1]))
         on_device = to_device(rows, self.device)
-        ids, soft, weights = (
-            None if t is None else t[on_device] for t in (self.ids, self.soft, self.weights)
-        )
+        ids, weights = (None if t is None else t[on_device] for t in (self.ids, self.weights))
+        soft = None if self.soft is None else self.soft[on_device].to(self.dtype)
         kind = self.items.kind
         if self.answers is not None:  # the labeller saw the mixed view itself
             answered = self.answers(epoch, number, rows, inputs).to(self.device, self.dtype)

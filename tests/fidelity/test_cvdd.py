@@ -178,9 +178,29 @@ def test_what_has_no_released_prior_is_told_with_what_has() -> None:
     ):
         released_priors("mnist", ["ResNet18BN"])
     with pytest.raises(
-        LookupError, match="no released prior for 'ConvNetBN'; there are for ResNet18, ResNet50"
+        LookupError,
+        match="no released prior for 'ConvNetBN'; there are for ResNet18BN, torchvision:resnet18, ResNet50",
     ):
         released_priors("cifar10", ["ResNet18BN", "ConvNetBN"])
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        "ShuffleNetG2", "ResNet18", "torchvision:mobilenet_v3_small", "torchvision:shufflenet_v2_x0_5", "timm:resnet18d",
+        "torchvision:resnet101", "MobileNetV2W2",
+    ],
+)  # fmt: skip
+def test_a_network_of_a_members_family_is_no_member(network: str) -> None:
+    with pytest.raises(LookupError, match=f"no released prior for '{network}'"):
+        released_priors("imagenet1k", [network])
+
+
+def test_every_member_has_its_prior_under_both_of_its_names() -> None:
+    small = ["ResNet18BN", "ResNet50BN", "ShuffleNetV2", "MobileNetV2", "DenseNet121"]
+    large = ["resnet18", "resnet50", "shufflenet_v2_x1_0", "mobilenet_v2", "densenet121"]
+    assert released_priors("imagenet1k", small) == RELEASED["imagenet1k"]
+    assert released_priors("imagenet1k", [f"torchvision:{n}" for n in large]) == RELEASED["imagenet1k"]
 
 
 # ------------------------------------------------------------------------------------------------ start images

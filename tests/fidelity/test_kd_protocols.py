@@ -35,16 +35,21 @@ KD = (
     "sre2l-kd", "cda-kd", "rded", "cvdd-bssl", "infer-static", "infer-dyn", "g-vbsm", "rethink-hard", "rethink-soft",
 )  # fmt: skip
 DATA = {  # data set: classes, side
-    "cifar10": (10, 32), "cifar100": (100, 32), "tiny_imagenet": (200, 64), "imagenette": (10, 224),
+    "cifar10": (10, 32), "cifar100": (100, 32), "tiny_imagenet": (200, 64), "imagenette": (10, 128),
     "imagenet1k": (1000, 224), "mnist": (10, 28), "digits": (10, 8),
 }  # fmt: skip
 
 
 def plan_of(
-    name: str, dataset: str = "imagenet1k", ipc: float = 10, network: str = "ResNet18BN", factor: int = 1
+    name: str,
+    dataset: str = "imagenet1k",
+    ipc: float = 10,
+    network: str = "ResNet18BN",
+    factor: int = 1,
+    teacher: str = "",
 ):
     classes, side = DATA[dataset]
-    return ROWS[name].plan_for(Case(dataset, network, ipc, classes, side, factor))
+    return ROWS[name].plan_for(Case(dataset, network, ipc, classes, side, factor, teacher))
 
 
 # ------------------------------------------------------------------------------------------------ losses
@@ -271,6 +276,12 @@ def test_adamw_decays_the_matrices_of_resnet18_alone() -> None:
     ]
 
 
+def test_the_teacher_of_imagenet_has_the_parameters_of_the_spec() -> None:
+    """specs of the KD protocols, section 3: what an online protocol needs beside the set."""
+    net = build("torchvision:resnet18", (3, 224, 224), 1000, torch.Generator().manual_seed(0))
+    assert sum(p.numel() for p in net.parameters()) == 11_689_512
+
+
 class TestRded:
     @pytest.mark.parametrize(
         ("dataset", "batches_"),
@@ -290,8 +301,32 @@ class TestRded:
             "torchvision:vit_b_16": 1e-4, "torchvision:swin_v2_t": 1e-4,
         }  # fmt: skip
         assert {network: plan_of("rded", "cifar10", 10, network).lr for network in want} == want
-        small = plan_of("rded", "cifar100", 10, "ConvNetBN")
-        assert (small.lr, small.batch) == (2e-3, 25)
+
+    def test_the_exception_of_cifar100_is_for_a_convnet_under_a_convnet(self) -> None:
+        def of(network: str, teacher: str) -> tuple[float, int]:
+            plan = plan_of("rded", "cifar100", 10, network, teacher=teacher)
+            return plan.lr, plan.batch
+
+        assert of("ConvNetBN", "ConvNetBN") == (2e-3, 25)
+        assert (
+            of("ConvNetBN", "ResNet18BN")
+            == of("ResNet18BN", "ConvNetBN")
+            == of("ConvNetBN", "")
+            == (1e-3, 100)
+        )
+
+    def test_the_observer_of_a_set_decides_its_form(self) -> None:
+        images = {"images": torch.zeros(4, 3, 32, 32, dtype=torch.uint8)}
+        space, card = Space("uint8", (0.5,) * 3, (0.5,) * 3), Card(dataset="cifar100", ipc=10)
+
+        def of(name: str, *networks: str) -> float:
+            refs = tuple(NetworkRef(n, "cache", "k") for n in networks)
+            labeller = Labeller(refs, space) if networks else None
+            made = DistilledSet(images, Targets(ids=torch.arange(4), labeller=labeller), space, card=card)
+            return protocols.get(name).plan_for(made, "ConvNetBN").lr
+
+        assert of("rded", "ConvNetBN") == 2e-3
+        assert of("rded", "ResNet18BN") == of("rded") == of("rded", "ConvNetBN", "ConvNetBN") == 1e-3
 
     def test_crops_by_the_mosaic(self) -> None:
         got = {f: plan_of("rded", "imagenet1k", 10, factor=f).views.crop_scale[0] for f in (1, 2, 3, 4)}
@@ -321,7 +356,9 @@ class TestRded:
     def test_test_images_are_enlarged_and_cut(self) -> None:
         from torchvision.transforms import v2
 
-        assert plan_of("rded").test_resize and not any(plan_of(n).test_resize for n in KD if n != "rded")
+        for name in KD:  # specs of the KD protocols, section 2, of "Rethinking", section 2
+            resized = {d for d in DATA if plan_of(name, d).test_resize}
+            assert resized == (set(DATA) if name == "rded" else {"imagenette", "imagenet1k"}), name
         g = torch.Generator().manual_seed(0)
         for side, grown in ((32, 32), (64, 72), (128, 144), (224, 256)):
             x = torch.randint(0, 256, (2, 3, side, side), generator=g, dtype=torch.uint8)
