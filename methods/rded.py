@@ -28,7 +28,7 @@ from ddbench.matching.patches import (
     mosaics,
     resized_crops,
     square_boxes,
-    to_bytes,
+    truncated,
 )
 from ddbench.matching.sampling import take
 from ddbench.matching.selection import class_pools, random_choice
@@ -126,7 +126,7 @@ class RDED:
         size = train.shape[1], train.shape[2]
         patch = size[0] // self.factor, size[1] // self.factor
         parts = [
-            to_bytes(resized_crops(take(train, some[:, 0], task.device).float(), some[:, None, 1:], patch))
+            truncated(resized_crops(take(train, some[:, 0], task.device).float(), some[:, None, 1:], patch))
             for some in torch.split(picks, self.batch)
         ]
         return mosaics(torch.cat(parts)[:, 0], task.ipc, self.factor, size).cpu()

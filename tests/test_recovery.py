@@ -250,3 +250,12 @@ class TestWrongThings:
     def test_least_area_names_what_is_wrong(self):
         with pytest.raises(ValueError, match="curriculum is 'none'"):
             least_area(0, 10, "none", 1.0)
+
+
+@pytest.mark.gpu
+def test_a_gpu_recovers_what_a_cpu_does():
+    cpu = recover(task(2), [toy_teacher()], one_vote(2), TOY, toy_data().space)
+    there = toy_teacher()
+    there.network.to("cuda")
+    gpu = recover(task(2, device=torch.device("cuda")), [there], one_vote(2), TOY, toy_data().space)
+    assert (cpu.int() - gpu.int()).abs().max() <= 1  # float64: a rounded byte at most

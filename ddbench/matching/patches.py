@@ -15,7 +15,7 @@ from ddbench.augment.views import CROP_TRIES, resized_boxes
 CROP_SCALE = (0.08, 1.0)
 """Shares of the area between which a patch is drawn."""
 _SLACK = 1e-3
-"""A resize of 255 may give 254.99998: truncated without it, plain areas would lose a level here and there."""
+"""Rounding may turn 255 into 254.99998: truncated without it, real pixels and plain areas would lose a level here and there."""
 
 
 def square_boxes(count: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
@@ -95,7 +95,7 @@ def easiest(losses: Tensor, count: int) -> Tensor:
     return losses.argsort(stable=True)[:count]
 
 
-def to_bytes(pixels: Tensor) -> Tensor:
+def truncated(pixels: Tensor) -> Tensor:
     """Values of the byte scale -> uint8, truncated as the authors' files are, not rounded."""
     return (pixels + _SLACK).clamp(0, 255).to(torch.uint8)
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from ddbench.augment.views import CROP_TRIES, resized_boxes
 from ddbench.compute import COMPILE_ABOVE_S, FLOPS, Traced, compiler_works
 from ddbench.contract import DistilledSet, Space, Task, Trained
+from ddbench.matching.patches import truncated
 from ddbench.nets.build import architecture, multiply_adds
 from ddbench.nets.names import canonical
 
@@ -268,7 +269,7 @@ def pixel_bounds(space: Space, like: Tensor) -> tuple[Tensor, Tensor]:
 
 def to_bytes(inputs: Tensor, space: Space) -> Tensor:
     """Network inputs (n, C, H, W) -> uint8 pixels, clamped and truncated as the authors' files are."""
-    return (space.input_to_unit(inputs).clamp(0, 1) * 255).to(torch.uint8)
+    return truncated(space.input_to_unit(inputs) * 255)
 
 
 # ------------------------------------------------------------------------------------------------ the loop

@@ -26,7 +26,7 @@ from ddbench.matching.patches import (
     mosaics,
     resized_crops,
     square_boxes,
-    to_bytes,
+    truncated,
 )
 from ddbench.methods.rded import RDED
 from ddbench.nets.build import build
@@ -124,10 +124,10 @@ class TestTiling:
         assert torch.equal(mosaics(patches, 3, 1, (8, 8)), patches)
 
     def test_bytes_are_truncated_and_plain_areas_stay_what_they_are(self) -> None:
-        assert to_bytes(torch.tensor([0.0, 9.9, 254.99998, 255.0002, -1e-6])).tolist() == [0, 9, 255, 255, 0]
+        assert truncated(torch.tensor([0.0, 9.9, 254.99998, 255.0002, -1e-6])).tolist() == [0, 9, 255, 255, 0]
         plain = torch.full((1, 1, 32, 32), 255.0)
         boxes = square_boxes(200, (32, 32), torch.Generator().manual_seed(0))[None]
-        assert bool((to_bytes(resized_crops(plain, boxes, (16, 16))) == 255).all())
+        assert bool((truncated(resized_crops(plain, boxes, (16, 16))) == 255).all())
 
 
 class TestCrops:
