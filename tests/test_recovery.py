@@ -196,6 +196,25 @@ class TestRuns:
         again = recover(task(3, run=run), [toy_teacher()], one_vote(3), TOY, toy_data().space)
         assert torch.equal(again, whole)
 
+    @pytest.mark.parametrize("left", [3, 8])
+    def test_another_number_of_cells_side_by_side_cannot_go_on_and_says_why(
+        self, tmp_path, monkeypatch, left
+    ):
+        class After(TimeBudget):
+            def used_up(self):
+                nonlocal left
+                left -= 1
+                return left < 0
+
+        run = store.RunFolder(tmp_path)
+        monkeypatch.setattr(recovery, "_cells_together", lambda *_: 1)
+        recover(task(3, run=run, budget=After()), [toy_teacher()], one_vote(3), TOY, toy_data().space)
+        monkeypatch.setattr(recovery, "_cells_together", lambda *_: 3)
+        with pytest.raises(
+            store.DamagedError, match="holds 1 cells side by side, 3 are asked for.*memory limit"
+        ):
+            recover(task(3, run=run), [toy_teacher()], one_vote(3), TOY, toy_data().space)
+
     def test_finished_cells_keep_their_bytes_in_a_checkpoint_and_nothing_else(self, tmp_path):
         run = store.RunFolder(tmp_path)
         recover(task(2, run=run), [toy_teacher()], one_vote(2), TOY, toy_data().space)

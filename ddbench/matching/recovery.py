@@ -299,8 +299,14 @@ class _Progress:
         return {"x": self.x, "optimiser": self.optimiser.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        kept = state["result"] if "result" in state else state["x"]
+        if len(kept) != len(self.x) or ("x" in state and kept.shape != self.x.shape):
+            raise ValueError(
+                f"it holds {len(kept)} cells side by side, {len(self.x)} are asked for: how many fit follows from the memory "
+                f"limit and the device; give those of the run that was stopped"
+            )
         if "result" in state:
-            self.result = state["result"]
+            self.result = kept
             return
         with torch.no_grad():
             self.x.copy_(state["x"])
