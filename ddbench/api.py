@@ -20,7 +20,7 @@ from ddbench.protocols.train import RowProtocol, make_items
 from ddbench.records import Cell, DistilCell, Record
 from ddbench.task import BudgetUsedUp, RunTask, TimeBudget, parse_duration, pick_device, say
 from ddbench.train.engine import EngineOptions, Progress
-from ddbench.train.labels import FOLDER, Store, StoredAnswers
+from ddbench.train.labels import FOLDER, Store, StoredAnswers, drop_changed
 from ddbench.train.labels import beside as labels_beside
 
 _PROBABILITY_TOLERANCE = 1e-3
@@ -455,6 +455,8 @@ def make_labels(
 ) -> Store:
     """Answer every view of a set for a protocol that stores labels, into the folder where runs look for them.
 
+    Shards that are there are read once, and those whose checksum differs are made again.
+
     Args:
         path: of a distilled set.
         protocol: a name.
@@ -492,8 +494,12 @@ def make_labels(
         )
     options = EngineOptions(chosen, "fp32", "auto", memory_limit_mib)
     folder = Path(runs) / FOLDER
-    found = labelled(
-        distilled, make_items(distilled, real, options), real, planned, options, folder, progress
-    )
-    assert isinstance(found.answers, StoredAnswers)  # as the plan stores them
-    return found.answers.store
+    items = make_items(distilled, real, options)
+
+    def make() -> Store:
+        found = labelled(distilled, items, real, planned, options, folder, progress)
+        assert isinstance(found.answers, StoredAnswers)  # as the plan stores them
+        return found.answers.store
+
+    made = make()
+    return make() if drop_changed(made) else made

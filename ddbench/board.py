@@ -7,7 +7,10 @@ What the columns mean:
 * ``ci95_low_pct``, ``ci95_high_pct``: 95 % interval of the mean by Student's t over distillations, the students of one
   distillation averaged first; empty for a single distillation.
 * ``vs_random_pct`` and its interval: the difference from ``random`` at the same ipc, protocol and network, paired by seed:
-  ``vs_random_n`` counts distillations that both have.
+  ``vs_random_n`` counts distillations that both have.  Under teacher labels only a ``random`` that the same networks labelled
+  is a floor (``labelled_by``; its settings may be any that concern labels); without one the cell is empty.
+* ``labels``: what the students learned from under the protocol: ``hard``, ``soft`` (the set's own), ``teacher`` or
+  ``committee of N``, whose answers were stored before training, static (one an item) or online.
 * ``share_of_full_pct``: the mean as a share of the full-data accuracy with the same network; ``full`` is trained under a
   step-capped protocol of its own, named in ``full_protocol``.
 * ``best_epoch_pct_mean``, ``best_epoch_pct_std``: of the best of the tests on the way, chosen on the test set, where a protocol
@@ -26,6 +29,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +43,8 @@ from ddbench.store import write_text, writing
 
 UPPER_BOUND = "full"
 FLOOR = "random"
+LABELLING = ("labels", "networks", "squeeze", "held_out", "prior")
+"""Settings of the floor that change who labels and leave the images as they are."""
 _FULL_SUFFIX = "-full"
 """Of the step-capped twin of a protocol, under which the upper bound is trained."""
 
@@ -98,6 +104,10 @@ def _rows(records: Iterable[Record]) -> pd.DataFrame:
                 "snapshot": next((s for s in r.scores if s.chosen_by == "best-snapshot"), None),
                 "family": r.family,
                 "labels": r.labels,
+                # an older record names them in its note alone
+                "labelled_by": " + ".join(r.labelled_by) or r.notes.get("labels", ""),
+                "teachers": r.notes.get("labels", ""),
+                "floor": d.method == FLOOR and set(d.settings) <= set(LABELLING),
                 "comparable": r.comparable,
                 "partial": r.status == "partial",
                 "bytes": r.bytes,
@@ -150,11 +160,15 @@ def _summary(group: pd.DataFrame) -> dict[str, Any]:
         "device": _joined(group["device"]),
         "comparable": bool(group["comparable"].all()),
         "partial": bool(group["partial"].any()),
+        "labelled_by": " | ".join(sorted(set(group["labelled_by"]) - {""})),
+        "teachers": " | ".join(sorted(set(group["teachers"]) - {""})),
     }
 
 
-def _seed_means(rows: pd.DataFrame) -> dict[int, float]:
-    return {int(s): 100 * sum(v) / len(v) for s, v in zip(rows["seed"], rows["values"], strict=True)}
+def _means(rows: pd.DataFrame) -> dict[tuple[int, str], float]:
+    """Mean of the students by seed and labelling networks."""
+    keyed = zip(rows["seed"], rows["labelled_by"], rows["values"], strict=True)
+    return {(int(s), by): 100 * sum(v) / len(v) for s, by, v in keyed}
 
 
 def make(records: Iterable[Record]) -> list[Board]:
@@ -206,6 +220,7 @@ def _table(rows: pd.DataFrame) -> pd.DataFrame:
         *("bytes_total", "bytes_images", "bytes_labels", "bytes_beside"),
         *("distil_s", "teacher_s", "distil_peak_mib", "evaluate_s", "device", "precision"),
         *("protocol", "protocol_version", "network", "comparable", "partial", "data_fingerprint"),
+        *("labelled_by", "teachers"),
     ]
     if not len(rows):
         empty: pd.DataFrame = pd.DataFrame(columns=columns)
@@ -214,8 +229,9 @@ def _table(rows: pd.DataFrame) -> pd.DataFrame:
     for key, group in rows.groupby(_GROUP, sort=True):
         line = dict(zip(_GROUP, key, strict=True)) | _summary(group)
         peers = rows[pd.concat([rows[c] == line[c] for c in _PEERS], axis=1).all(axis=1)]
-        floor = _seed_means(peers[(peers["method"] == FLOOR) & (peers["overrides"] == "")])
-        own = _seed_means(group)
+        # of several with the same labels the one without settings stands
+        floor = _means(peers[peers["floor"]].sort_values("overrides", ascending=False))
+        own = _means(group)
         if line["method"] not in (FLOOR, UPPER_BOUND) and (both := sorted(own.keys() & floor.keys())):
             gaps = [own[s] - floor[s] for s in both]
             interval = mean_interval(gaps)
@@ -292,7 +308,8 @@ def _line(row: pd.Series) -> dict[str, str]:
         "95 % interval": interval,
         "vs random": gap,
         "% of full": _pct(row["share_of_full_pct"]),
-        "bytes": human_bytes(row["bytes_total"]),
+        "bytes": human_bytes(row["bytes_total"])
+        + (f" + {human_bytes(row['bytes_beside'])} beside" if row["bytes_beside"] > 0 else ""),
         "distil s": _pct(row["distil_s"]),
         "peak MiB": _pct(row["distil_peak_mib"], 0),
         "device": row["device"],
@@ -320,6 +337,20 @@ def _best_snapshot(row: pd.Series) -> str:
     return f"{line['method']} ({line['recipe']}) ipc {line['ipc']} {value} ({said})"
 
 
+_KEY = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{4,}\b")
+
+
+def _teachers(part: pd.DataFrame) -> list[str]:
+    """Who labelled which rows, one text a labeller: ``cda: the protocol's own ConvNetD2W32BN 0a1b2c3d, 97.2 % held out``."""
+    rows: dict[str, list[str]] = {}
+    for _, row in part[part["teachers"] != ""].iterrows():
+        first, *others = row["teachers"].split(" | ")
+        more = f" (and {len(others)} more, by seed or ipc)" if others else ""
+        line = _line(row)
+        rows.setdefault(_KEY.sub(r"\1", first) + more, []).append(f"{line['method']} ({line['recipe']})")
+    return [f"{', '.join(sorted(set(names)))}: {text}" for text, names in rows.items()]
+
+
 def markdown(board: Board) -> str:
     """The board as Markdown: one table a protocol and network."""
     out = io.StringIO()
@@ -327,8 +358,10 @@ def markdown(board: Board) -> str:
     out.write(
         "Top-1 accuracy on the untouched test set after the last epoch: mean ± population deviation over all students; the\n"
         "interval is Student's t over distillations (students of one set averaged first); `vs random` is paired by seed,\n"
-        "n counting distillations. Bytes are those of the set, labels included. Peak memory is that of tensors on a GPU, of\n"
-        "the whole process on CPU. Made from records by `ddbench board`; the CSV beside this page has every column.\n"
+        "n counting distillations, and the same networks labelled both. `labels` is what students learned from. Bytes are\n"
+        "those of the set, labels included; what must stand beside it while students train (teachers) is not summed in. Peak\n"
+        "memory is that of tensors on a GPU, of the whole process on CPU. Made from records by `ddbench board`; the CSV\n"
+        "beside this page has every column.\n"
         "Protocols: see PROTOCOLS.md.\n"
     )
     if board.table.empty:
@@ -344,6 +377,8 @@ def markdown(board: Board) -> str:
                 index=False, disable_numparse=True
             )
         )
+        if labelled := _teachers(part):
+            out.write("\n\nWho labelled:\n\n" + "\n".join(f"- {line}." for line in labelled))
         best = part[part["best_epoch_pct_mean"].notna()]
         if len(best):
             out.write("\n\nBest epoch, chosen on the test set, as some papers report it (not ranked): ")

@@ -1118,14 +1118,14 @@ def _store_row(store: Any) -> dict[str, Any]:
         "views": " ".join(v for v in views if v and v != "none") or "plain",
         "networks": (", ".join(store.networks) or "imported") + ("" if mode == "eval" else f" ({mode})"),
         "bytes": human_bytes(store.nbytes),
-        "state": "whole" if store.whole else f"{len(store.done)} of {store.shards} shards",
+        "state": "whole" if store.whole else f"{len(store.intact)} of {store.shards} shards",
     }
 
 
 def _store_document(store: Any) -> dict[str, Any]:
     keys = ("set", "dataset", "items", "classes", "plan", "labeller", "source", "nbytes", "there", "whole")
     found = {key: getattr(store, key) for key in keys}
-    return {"path": str(store.path), **found, "shards": store.shards, "shards_there": len(store.done)}
+    return {"path": str(store.path), **found, "shards": store.shards, "shards_there": len(store.intact)}
 
 
 @labels_.command(
@@ -1835,6 +1835,26 @@ def distill(
     _say(as_json, facts, _facts(shown))
 
 
+def _who_labelled(records: Sequence[Any]) -> list[str]:
+    """Lines below a table of scores: who labelled, at how many bytes of the set and beside it."""
+    from ddbench.board import human_bytes
+
+    lines = []
+    for record in records:
+        if note := record.notes.get("labels", ""):
+            size = record.bytes
+            lines.append(
+                f"labels of {record.cell.distil.method or 'the set'}: {note}"
+                + ("" if size is None else f"; {human_bytes(size.labels)} of labels")
+                + (
+                    ""
+                    if size is None or not size.beside
+                    else f", {human_bytes(sum(size.beside.values()))} beside"
+                )
+            )
+    return list(dict.fromkeys(lines))
+
+
 @cli.command(
     short_help="Train networks on sets that exist and test them.",
     epilog=_example("ddbench evaluate dm.safetensors --protocol quick --network ConvNetD2W32 --network MLP"),
@@ -1933,12 +1953,14 @@ def evaluate(
                     "network": record.cell.network,
                     "top-1 %": f"{mean:.2f} ± {std:.2f}",
                     **({"best epoch on test %": f"{sum(best) / len(best):.2f}"} if best else {}),
+                    "labels": record.labels,
                     "students": len(values),
                     "seconds": f"{record.spent.evaluate_s:.1f}",
                     "engine": record.provenance.engine,
                 }
             )
-    _say(as_json, [r.model_dump() for r in records], _table(rows))
+    text = "\n".join([_table(rows), *_who_labelled(records)])
+    _say(as_json, [r.model_dump() for r in records], text)
     for line in failed:
         cloup.echo(f"error: {line}", err=True)
     if failed:

@@ -22,6 +22,13 @@ STORED_FORMS = ("input", "unit", "uint8")
 SOFT_KINDS = ("none", "probabilities", "logits", "values")
 
 
+class NotApplicable(ValueError):
+    """A method is not defined for the task (this data set, this ipc): the message says why, and where it is.
+
+    Raised in ``distill`` before anything is trained.  A run records such a cell as skipped, not as failed.
+    """
+
+
 def tensor_hash(*tensors: Tensor) -> str:
     """Hex sha256 over dtypes, shapes and bytes of the given tensors, 16 hex digits."""
     digest = hashlib.sha256()

@@ -120,6 +120,10 @@ class Record(_Typed):
     """False for protocols whose numbers are not comparable with published ones."""
     family: str = ""
     labels: str = "hard"
+    """What the students learned from (``hard``, ``soft``, ``teacher, stored``, ``committee of 5, online`` ...); in a record
+    without scores, and in older ones, what labels the set has: ``hard``, ``soft`` or ``labeller``."""
+    labelled_by: list[str] = Field(default_factory=list)
+    """Keys of the networks that labelled, sorted, with their shares where these differ; empty for labels of the set."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Every setting of the method as run."""
     recipe: str = ""

@@ -832,7 +832,8 @@ def _field_types(cls: Any) -> dict[str, Any]:
 
 
 def coerce(what: str, value: Any, wanted: Any, see: str) -> Any:
-    """A value in the type of its field; text, as from a command line, is read as that type ("3" -> 3, "1,2" -> (1, 2)).
+    """A value in the type of its field; text, as from a command line, is read as that type ("3" -> 3, "1,2" -> (1, 2), and
+    for a field of names "A,B" -> ("A", "B"), "A" -> ("A",)).
 
     Args:
         what: names the field in the error.
@@ -854,6 +855,10 @@ def coerce(what: str, value: Any, wanted: Any, see: str) -> Any:
             tries.append(ast.literal_eval(value.strip()))
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             pass  # plain text: the field's type decides
+        if typing.get_origin(wanted) is tuple and value.strip()[:1] not in tuple("([{"):
+            tries.append(
+                tuple(part.strip() for part in value.strip().rstrip(",").split(",") if value.strip())
+            )
     for attempt in tries:
         try:
             if isinstance(attempt, bool) and wanted in (int, float):

@@ -31,7 +31,16 @@ from tqdm import tqdm
 import ddbench
 from ddbench import codecs, curves, data, registry, sets, store
 from ddbench.budget import Meter, byte_count
-from ddbench.contract import Card, DistilledSet, Experts, RealData, Targets, TeacherRecipe, canonical
+from ddbench.contract import (
+    Card,
+    DistilledSet,
+    Experts,
+    NotApplicable,
+    RealData,
+    Targets,
+    TeacherRecipe,
+    canonical,
+)
 from ddbench.nets import names as network_names
 from ddbench.protocols.train import Evaluation
 from ddbench.records import Bytes, Cell, DistilCell, Provenance, Record, Score, Spent
@@ -569,7 +578,10 @@ class Session:
             raise _Failure(self._failed[known.key])
         try:
             with _contained():
-                path = self._distil(cell.distil, known, wait)
+                try:
+                    path = self._distil(cell.distil, known, wait)
+                except NotApplicable as error:
+                    return self._record(cell, key, known.key, "skipped", str(error), known)
         except _Failure as failure:
             self._failed[known.key] = str(failure)  # its other protocols and networks need not try again
             raise
@@ -853,6 +865,8 @@ def score(
             "scores": list(found.scores),
             "rate": found.rate,
             "notes": {**record.notes, **found.notes},
+            "labels": found.labels or record.labels,
+            "labelled_by": list(found.labelled_by),
             "bytes": record.bytes and _with_labels(record.bytes, found),
             "spent": record.spent.model_copy(
                 update={

@@ -17,6 +17,7 @@ from ddbench.contract import DistilledSet, Task
 from ddbench.matching.recovery import Recovery, recover
 from ddbench.matching.selection import class_pools
 from ddbench.registry import method
+from ddbench.train.squeeze import squeeze_name
 from ddbench.train.squeezed import check_kept, class_sorted, labelled, space_of, squeezed
 
 
@@ -25,8 +26,8 @@ from ddbench.train.squeezed import check_kept, class_sorted, labelled, space_of,
 class CDA:
     network: str = "ResNet18BN"
     """Network, with batch norm, that the data are squeezed into: images are recovered from it, and it labels them."""
-    squeeze: str = "sre2l"
-    """Named recipe of its training (``ddbench/train/squeeze.py``)."""
+    squeeze: str = "auto"
+    """Named recipe of its training (``ddbench/train/squeeze.py``); ``auto``: ``sre2l`` where it has a row, else ``quick``."""
     iterations: int = 4000
     """Updates of every image (count)."""
     lr: float = 0.25
@@ -70,7 +71,8 @@ class CDA:
         class_pools(
             task.train, min(task.ipc, 1)
         )  # images start from noise: only an empty class is in the way
-        teachers = squeezed(task, (self.network,), self.squeeze)
+        squeeze = squeeze_name(self.squeeze, "sre2l", task.train.name)
+        teachers = squeezed(task, (self.network,), squeeze)
 
         def finished(images: Tensor) -> DistilledSet:
             return labelled(task, *class_sorted(images), teachers, how=self.stored)

@@ -28,7 +28,8 @@ from ddbench.matching.committee import PRIORS, VOTING, medium_images, softmax_we
 from ddbench.matching.recovery import Recovery, recover
 from ddbench.matching.selection import class_pools, random_choice
 from ddbench.registry import method
-from ddbench.train.priors import PriorRun, check_members, convene, members_of, squeeze_name
+from ddbench.train.priors import PriorRun, check_members, convene, members_of
+from ddbench.train.squeeze import squeeze_name
 from ddbench.train.squeezed import KEPT, class_sorted, labelled
 
 INITS = ("medium", "real")
@@ -108,10 +109,10 @@ class CVDD:
     def distill(self, task: Task) -> DistilledSet:
         train, ipc = task.train, task.ipc
         pools = class_pools(train, ipc)
-        squeeze = squeeze_name(self.squeeze, "cvdd", train)
+        squeeze = squeeze_name(self.squeeze, "cvdd", train.name)
         names = self.networks or members_of(squeeze, train.shape)
         only = self._only(names)
-        committee = convene(task, names, squeeze, self.held_out)
+        committee = convene(task, names, squeeze, self.held_out, self.prior, self.prior_run())
 
         priors = committee.priors(self.prior, self.prior_run())
         label_weights = softmax_weights(priors, self.label_temperature)
@@ -142,8 +143,10 @@ class CVDD:
         """Places of ``pair`` among the members."""
         if not self.pair or len(names) == 1:
             return None
-        if len(self.pair) != 2 or any(name not in names for name in self.pair):
-            raise ValueError(f"pair is {', '.join(self.pair)}; expected two of {', '.join(names)}")
+        if len(self.pair) != 2 or len(set(self.pair)) != 2 or any(name not in names for name in self.pair):
+            raise ValueError(
+                f"pair is {', '.join(self.pair)}; expected two different ones of {', '.join(names)}"
+            )
         return names.index(self.pair[0]), names.index(self.pair[1])
 
 

@@ -26,11 +26,12 @@ import torch
 from torch import Tensor
 
 from ddbench.codecs import infer_naturals
-from ddbench.contract import CodecSpec, DistilledSet, Labeller, Targets, Task
+from ddbench.contract import CodecSpec, DistilledSet, Labeller, NotApplicable, Targets, Task
 from ddbench.matching.recovery import Recovery, compensate
 from ddbench.matching.sampling import take
 from ddbench.matching.selection import class_pools, random_choice
 from ddbench.registry import method
+from ddbench.train.squeeze import squeeze_name
 from ddbench.train.squeezed import space_of, squeezed
 
 BUDGETS = {"images": 1, "bytes": 2}
@@ -42,8 +43,9 @@ BUDGETS = {"images": 1, "bytes": 2}
 class INFER:
     networks: tuple[str, ...] = ("ResNet18BN", "MobileNetV2", "EfficientNetB0", "ShuffleNetG2")
     """Networks with batch norm, a run of compensators each; together they label the views."""
-    squeeze: str = "infer"
-    """Named recipe of their training: ``infer`` (the authors' data sets) | ``quick`` (any) | another method's."""
+    squeeze: str = "auto"
+    """Named recipe of their training: ``infer`` (the authors' data sets) | ``quick`` (any) | another method's; ``auto``:
+    ``infer`` where it has a row, else ``quick``."""
     iterations: int = 1000
     """Updates of a compensator (count)."""
     lr: float = 0.25
@@ -81,12 +83,12 @@ class INFER:
         """Natural images a class: floor(ipc / (1 + M / classes)), M the networks (twice as many for ``bytes``).
 
         Raises:
-            ValueError: none is left; says from which ipc on there is one."""
+            NotApplicable: none is left; says from which ipc on there is one."""
         counted = BUDGETS[self.budget] * len(self.networks)
         found = infer_naturals(ipc, classes, counted)
         if found < 1:
             price = "an image" if self.budget == "images" else "two images"
-            raise ValueError(
+            raise NotApplicable(
                 f"ipc {ipc} leaves INFER no image of {classes} classes: its budget rule stores "
                 f"floor(ipc / (1 + {counted} / {classes})) real images a class, as every real image a class brings "
                 f"{len(self.networks)} compensators (one a network) that count as {price} each; expected ipc "
@@ -106,7 +108,7 @@ class INFER:
                 f"compensators in fp16 take two bytes a value: the images take {stored} bytes, those of ipc {task.ipc} as "
                 f"uint8 {task.items * values} (budget=bytes stays below)",
             )
-        teachers = squeezed(task, self.networks, self.squeeze)
+        teachers = squeezed(task, self.networks, squeeze_name(self.squeeze, "infer", train.name))
         space = space_of(teachers[0], task)
         chosen = random_choice(pools, count, task.rng("naturals")).view(train.classes, count).T
         naturals = take(train, chosen.flatten(), torch.device("cpu")).view(count, train.classes, *train.shape)

@@ -16,7 +16,8 @@ from ddbench.contract import DistilledSet, Labeller, Targets, Task
 from ddbench.matching.committee import LABEL_TEMPERATURE, PRIORS, softmax_weights
 from ddbench.matching.selection import class_pools, random_choice
 from ddbench.registry import method
-from ddbench.train.priors import PriorRun, check_members, convene, members_of, squeeze_name
+from ddbench.train.priors import PriorRun, check_members, convene, members_of
+from ddbench.train.squeeze import squeeze_name
 from ddbench.train.squeezed import space_of, squeezed
 
 LABELS = ("hard", "teacher", "committee")
@@ -55,12 +56,12 @@ class Random:
 
     def _labelled(self, task: Task, chosen: Tensor, ids: Tensor) -> DistilledSet:
         train, alone = task.train, self.labels == "teacher"
-        squeeze = squeeze_name(self.squeeze, "sre2l" if alone else "cvdd", train)
+        squeeze = squeeze_name(self.squeeze, "sre2l" if alone else "cvdd", train.name)
         names = self.networks or members_of(squeeze, train.shape)
         if alone:
             teachers, weights = squeezed(task, names[:1], squeeze), (1.0,)
         else:
-            committee = convene(task, names, squeeze, self.held_out)
+            committee = convene(task, names, squeeze, self.held_out, self.prior)
             teachers = committee.networks
             weights = softmax_weights(committee.priors(self.prior, PriorRun()), LABEL_TEMPERATURE)
         space = space_of(teachers[0], task)

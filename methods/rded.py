@@ -33,6 +33,7 @@ from ddbench.matching.patches import (
 from ddbench.matching.sampling import take
 from ddbench.matching.selection import class_pools, random_choice
 from ddbench.registry import method
+from ddbench.train.squeeze import squeeze_name
 from ddbench.train.squeezed import KEPT, labelled, space_of, squeezed
 
 
@@ -41,8 +42,9 @@ from ddbench.train.squeezed import KEPT, labelled, space_of, squeezed
 class RDED:
     network: str = "ResNet18BN"
     """The observer: scores crops, and labels views while students train."""
-    squeeze: str = "rded"
-    """Named recipe of its training: ``rded`` (the authors' data sets) | ``quick`` (any) | another method's."""
+    squeeze: str = "auto"
+    """Named recipe of its training: ``rded`` (the authors' data sets) | ``quick`` (any) | another method's; ``auto``: ``rded``
+    where it has a row, else ``quick``."""
     mipc: int = 300
     """Real images drawn a class (count)."""
     num_crop: int = 5
@@ -76,10 +78,12 @@ class RDED:
         sizes = [len(pool) for pool in pools]
         smallest = min(sizes)
         if needed > min(self.mipc, smallest):
+            most = smallest // self.factor**2
+            cure = f"lower --ipc to {most}" if most else "lower the factor"
             short = (
                 f"mipc is {self.mipc}; raise it to {needed} or more"
-                if self.mipc < needed
-                else f"class {sizes.index(smallest)} has {smallest}; lower --ipc to {smallest // self.factor**2}"
+                if needed <= smallest
+                else f"class {sizes.index(smallest)} has {smallest}; {cure}"
             )
             raise ValueError(
                 f"ipc {task.ipc} with factor {self.factor} takes {needed} patches a class, each from an image of its own, "
@@ -134,7 +138,8 @@ class RDED:
     def distill(self, task: Task) -> DistilledSet:
         pools = self.pools(task)
         train, needed = task.train, task.ipc * self.factor**2
-        observer = squeezed(task, [self.network], self.squeeze, batch_norm=False)[0]
+        squeeze = squeeze_name(self.squeeze, "rded", train.name)
+        observer = squeezed(task, [self.network], squeeze, batch_norm=False)[0]
         space = space_of(observer, task)
         # what a time budget leaves out keeps whole real images; a checkpoint holds no pixels
         first = random_choice(pools, needed, task.rng("init"))

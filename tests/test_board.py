@@ -64,6 +64,80 @@ def test_difference_from_random_is_paired_by_seed_and_uses_only_shared_seeds():
     assert r["vs_random_high_pct"] - 11 == pytest.approx(12.7062 * math.sqrt(2) / math.sqrt(2), abs=1e-3)
 
 
+def labelled(method, value, by, seed=0, labels="teacher, stored", **what):
+    said = "; ".join(f"ConvNetBN {key}, 97.0 % held out" for key in by)
+    notes = {"labels": f"the set's own {said}; every view of 9 epochs stored"}
+    fields = dict(protocol="quick-kd", labels=labels, labelled_by=list(by), notes=notes)
+    return record(method, seed=seed, values=(value,), **(fields | what))
+
+
+ONE, TWO = "0123456789abcdef", "fedcba9876543210"
+
+
+def test_under_teacher_labels_a_method_is_paired_with_random_images_of_the_same_labels_only():
+    records = [
+        labelled("random", 0.50, [ONE]),
+        labelled("random", 0.70, [ONE, TWO], settings={"labels": "committee"}),
+        labelled("cvdd", 0.75, [ONE, TWO]),
+        labelled("cda", 0.55, [ONE]),
+        labelled("rded", 0.90, [TWO]),
+    ]
+    gains = {m: row(records, method=m)["vs_random_pct"] for m in ("cvdd", "cda", "rded")}
+    assert gains == {
+        "cvdd": pytest.approx(5),
+        "cda": pytest.approx(5),
+        "rded": pytest.approx(math.nan, nan_ok=True),
+    }
+    assert pd.isna(row(records, method="rded")["vs_random_n"])
+    text = board.markdown(board.make(records)[0])
+    assert "| +5.0 n=1" in text and "and the same networks labelled both" in text
+
+
+def test_labels_are_paired_seed_by_seed_and_a_random_without_settings_stands_before_others():
+    records = [
+        labelled("random", 0.5, [ONE]),
+        labelled("random", 0.1, [ONE], settings={"labels": "teacher"}),
+        labelled("random", 0.6, [TWO], seed=1),
+        labelled("random", 0.0, [TWO], seed=2, settings={"per_class": 3}),  # of other images
+        *(
+            labelled("cda", v, [key], seed=s)
+            for s, (v, key) in enumerate(((0.6, ONE), (0.9, ONE), (0.9, TWO)))
+        ),
+    ]
+    r = row(records, method="cda")
+    assert (r["vs_random_pct"], r["vs_random_n"]) == (pytest.approx(10), 1)
+
+
+def test_hard_labels_pair_whatever_is_said_of_labels_and_old_records_go_by_their_note():
+    assert row([record(values=(0.5,)), record("dm", values=(0.6,))], method="dm")["vs_random_n"] == 1
+    old = [labelled(m, v, [ONE], labelled_by=[]) for m, v in (("random", 0.5), ("cda", 0.6))]
+    other = labelled("cvdd", 0.9, [ONE, TWO], labelled_by=[])
+    assert row([*old, other], method="cda")["vs_random_pct"] == pytest.approx(10)
+    assert pd.isna(row([*old, other], method="cvdd")["vs_random_pct"])
+
+
+def test_the_page_says_what_students_learned_from_who_labelled_and_what_stands_beside(tmp_path):
+    beside = Bytes(images=640, labels=10, beside={"teacher a": 40_000_000, "teacher b": 4_700_000})
+    records = [
+        labelled("random", 0.5, [ONE]),
+        labelled("dm", 0.6, [ONE]),
+        labelled("cvdd", 0.7, [ONE, TWO], labels="committee of 2, online", bytes=beside),
+    ]
+    made = board.make(records)
+    text = board.markdown(made[0])
+    assert "| teacher, stored " in text and "| committee of 2, online |" in text
+    assert "| 650 B + 44.7 MB beside |" in text and "| 650 B " in text
+    assert (
+        "Who labelled:\n\n- cvdd (defaults): the set's own ConvNetBN 01234567, 97.0 % held out; ConvNetBN fedcba98, 97.0 % "
+        "held out; every view of 9 epochs stored.\n- dm (defaults), random (defaults): the set's own ConvNetBN 01234567"
+    ) in text
+    board.write(made, tmp_path, plots=False)
+    table = pd.read_csv(tmp_path / "digits.csv").set_index("method")
+    assert list(table.columns[-2:]) == ["labelled_by", "teachers"]
+    assert table.loc["cvdd", "labelled_by"] == f"{ONE} + {TWO}"
+    assert "Who labelled" not in board.markdown(board.make([record()])[0])
+
+
 def test_full_has_no_rank_and_gives_the_share_under_its_own_protocol():
     records = [record(values=(0.45,)), record("full", values=(0.9,), ipc=0, protocol="quick-full")]
     assert pd.isna(row(records, method="full")["rank"])

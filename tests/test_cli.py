@@ -12,12 +12,14 @@ import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from ddbench import cli, executors, registry, store
+from ddbench.records import Bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 RANDOM = ("--method", "random", "--network", "MLP", "--repeats", "1", "--device", "cpu")
@@ -297,7 +299,7 @@ class TestRun:
     )
     def test_no_arguments_mean_the_embedded_suite(self, ddbench, monkeypatch, arguments):
         cells = self.planned(ddbench, monkeypatch, *arguments)
-        assert len(cells) == 87 and {c.distil.dataset for c in cells} == {"digits"}
+        assert len(cells) == 93 and {c.distil.dataset for c in cells} == {"digits"}
 
     def test_a_suite_file_with_seeds_and_repeats_of_the_command(self, ddbench, monkeypatch, tmp_path):
         (tmp_path / "mine.yaml").write_text(
@@ -360,6 +362,8 @@ class TestOneSet:
         assert [row.split()[3] for row in rows] == ["MLP", "ConvNetD1W32"]
         records = ddbench("evaluate", "r.safetensors", "--network", "MLP", "--repeats", 2, "--json").json
         assert [len(r["scores"]) for r in records] == [2]
+        assert [(r["labels"], r["labelled_by"]) for r in records] == [("hard", [])]
+        assert "labels" in head.split() and "labels of" not in said.out
         said = ddbench("show", "r.safetensors", "--json")
         assert said.json[0] | {"distil_s": 0} == {
             "set": "r.safetensors",
@@ -415,6 +419,17 @@ class TestOneSet:
         path = plugin(tmp_path, "cli_halts", "raise KeyboardInterrupt\n")
         said = ddbench("distill", "--method", "cli_halts", "--plugin", path)
         assert said.status == 130 and said.err.strip() == "interrupted"
+
+    def test_who_labelled_stands_below_the_table_once_with_its_bytes(self):
+        notes, distil = {"labels": "the protocol's own ConvNetBN 0a1b, 97.0 % held out"}, {"method": "dm"}
+        beside = Bytes(images=640, labels=2_000, beside={"teacher ConvNetBN": 44_700_000})
+        record = SimpleNamespace(
+            notes=notes, bytes=beside, cell=SimpleNamespace(distil=SimpleNamespace(**distil))
+        )
+        plain = SimpleNamespace(notes={}, bytes=beside, cell=record.cell)
+        assert cli._who_labelled([record, plain, record]) == [
+            "labels of dm: the protocol's own ConvNetBN 0a1b, 97.0 % held out; 2.0 kB of labels, 44.7 MB beside"
+        ]
 
     def test_a_bad_set_among_good_ones_loses_no_score(self, ddbench, tmp_path):
         ddbench("distill", "--method", "random", "--out", "good.safetensors")

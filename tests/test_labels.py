@@ -27,6 +27,7 @@ from ddbench.train.labels import (
     answer,
     answer_items,
     check_plan,
+    drop_changed,
     load_networks,
     logit_bytes,
     look,
@@ -41,6 +42,7 @@ from ddbench.train.students import batch_inputs
 from ddbench.trainplan import ViewPlan
 
 SPACE = Space("unit", (0.5,), (0.25,))
+IMAGENET = Space("uint8", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SHAPE = (1, 8, 8)
 NETWORK = "ConvNetD1W4BN"
 INLINE = NetworkRef(NETWORK, "inline", "t.")
@@ -216,7 +218,8 @@ class TestLoading:
         d = a_set(refs=(NetworkRef(NETWORK, "cache", "abc"),), tensors={})
         (net,) = ready(d, cache={"abc": network(5).state_dict()}.__getitem__)
         assert torch.equal(net(self.x), network(5)(self.x))
-        with pytest.raises(LookupError, match="no teacher abc in the cache"):
+        cure = "Distil the set again .* copy the folder teachers/abc .* score the set under rethink-soft"
+        with pytest.raises(LookupError, match=f"no teacher abc in the cache .*{cure}"):
             ready(d)
 
     def test_low_rank_parts_are_added_to_linear_and_convolution_weights(self):
@@ -278,13 +281,14 @@ class TestLoading:
 
         def get_model(name, **how):
             asked.update(name=name, **how)
-            return Fixed(1.0, 2.0, 3.0)
+            return Fixed(*(float(i) for i in range(1000)))
 
         monkeypatch.setattr("torchvision.models.get_model", get_model)
         monkeypatch.setattr("timm.create_model", get_model)
-        d = a_set(refs=(NetworkRef("resnet18", "public", key, outputs=(2, 0)),), tensors={})
-        nets = ready(d)
-        assert answer(d.targets.labeller, nets, self.x)[0].tolist() == [3, 1]
+        ref = NetworkRef("resnet18", "public", key, outputs=(2, 0, 999))
+        d = a_set(refs=(ref,), tensors={}, space=IMAGENET)
+        nets = load_networks(d.targets.labeller, d, (3, 224, 224), 3)
+        assert answer(d.targets.labeller, nets, self.x)[0].tolist() == [2, 0, 999]
         if key.startswith("timm"):
             assert asked == dict(name="resnet18.a1_in1k", pretrained=True)
         else:
@@ -295,11 +299,39 @@ class TestLoading:
             raise URLError("no route")
 
         monkeypatch.setattr("torchvision.models.get_model", get_model)
-        d = a_set(refs=(NetworkRef("a", "public", "torchvision:resnet18/IMAGENET1K_V1"),), tensors={})
+        d = a_set(
+            refs=(NetworkRef("a", "public", "torchvision:resnet18/IMAGENET1K_V1"),),
+            tensors={},
+            space=IMAGENET,
+        )
         with pytest.raises(
             RuntimeError, match=r"cannot be downloaded .*no route.* put the file into .*checkpoints"
         ):
-            ready(d)
+            load_networks(d.targets.labeller, d, (3, 224, 224), 1000)
+
+    @pytest.mark.parametrize("key", ["torchvision:resnet18/IMAGENET1K_V1", "timm:resnet18.a1_in1k"])
+    @pytest.mark.parametrize(
+        ("classes", "outputs", "how", "shape", "message"),
+        [
+            (10, None, {}, (3, 64, 64), "has 1000 classes, but the data set has 10; .*name the logits of its classes"),
+            (10, (1, 2), {}, (3, 64, 64), "2 outputs of the public network .* are chosen, but the set has 10 classes"),
+            (2, (1, 1000), {}, (3, 64, 64), "output 1000 of the public network .* is chosen; expected 0 to 999"),
+            (2, (-1, 0), {}, (3, 64, 64), "output -1 of the public network"),
+            (2, (1, 2), {}, (1, 64, 64), "is for 3 channels, but the images have 1"),
+            (
+                2, (1, 2), dict(space=Space("uint8", (0.5,) * 3, (0.25,) * 3)), (3, 64, 64),
+                r"wants inputs of mean \(0.485.* \(0.5, 0.5, 0.5\) and .*; give the labeller the space of its networks",
+            ),
+        ],
+    )  # fmt: skip
+    def test_public_weights_that_do_not_fit_are_refused_before_anything_is_loaded(
+        self, key, classes, outputs, how, shape, message, monkeypatch
+    ):
+        monkeypatch.setattr("ddbench.nets.public.load", lambda _: pytest.fail("would be downloaded"))
+        ref = NetworkRef("resnet18", "public", key, outputs=outputs)
+        d = a_set(refs=(ref,), tensors={}, **{**dict(space=IMAGENET), **how})
+        with pytest.raises(ValueError, match=message):
+            load_networks(d.targets.labeller, d, shape, classes)
 
     @pytest.mark.parametrize(
         ("known", "message"),
@@ -518,6 +550,33 @@ class TestStoredAnswers:
             (20, 30),
             (24, 30),
         ]  # the batches that have rows of it (14 to 20), and no other
+
+    @pytest.mark.parametrize("how", ["gone", "cut"])
+    def test_a_store_with_lost_or_cut_shards_is_not_whole(self, tmp_path, how):
+        d = a_set()
+        folder = store_answers(tmp_path, d, items(d), ready(d), shard_mib=7 * 6 / 2**20).folder
+        shard = folder / "logits-00002.npy"
+        assert look(folder).whole and look(folder).there == look(folder).nbytes == 180
+        if how == "gone":
+            shard.unlink()
+        else:
+            shard.write_bytes(shard.read_bytes()[:-1])
+        found = look(folder)
+        assert not found.whole and found.intact == (0, 1, 3, 4) and found.there == 180 - 7 * 6
+
+    def test_shards_that_changed_are_removed_to_be_made_again(self, tmp_path):
+        d = a_set()
+        it, nets = items(d), ready(d)
+        folder = store_answers(tmp_path, d, it, nets, shard_mib=7 * 6 / 2**20).folder
+        assert drop_changed(look(folder)) == []
+        shard = folder / "logits-00002.npy"
+        rotten = bytearray(whole := shard.read_bytes())
+        rotten[-5] ^= 4
+        shard.write_bytes(rotten)
+        assert look(folder).whole  # its size says nothing
+        assert drop_changed(look(folder)) == ["logits-00002.npy"] and not shard.exists()
+        store_answers(tmp_path, d, it, nets, shard_mib=7 * 6 / 2**20)
+        assert shard.read_bytes() == whole and drop_changed(look(folder)) == []
 
     def test_a_line_cut_off_by_a_kill_costs_one_shard(self, tmp_path):
         d = a_set()

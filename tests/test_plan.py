@@ -75,13 +75,19 @@ def test_the_embedded_suite_is_the_one_of_the_readme():
     assert {c.distil.method for c in cells} == {*chosen, *matching, *labelled}
     assert {c.distil.method for c in cells if c.protocol == "quick-kd"} == labelled
     assert {c.distil.method for c in cells if c.protocol == "quick"} == {*chosen, *matching} - {"full"}
+    randoms = {
+        (c.protocol, c.distil.settings.get("labels", "")) for c in cells if c.distil.method == "random"
+    }
+    assert randoms == {("quick", ""), ("quick-kd", ""), ("quick-kd", "committee")}, (
+        "under both teachers' labels"
+    )
     assert {c.distil.dataset for c in cells} == {"digits"} and {c.distil.seed for c in cells} == {0, 1, 2}
     assert {c.network for c in cells} == {"ConvNetD2W32"} and {c.protocol for c in cells} == {
         "quick",
         "quick-kd",
         "quick-full",
     }
-    assert len(cells) == (10 + 4) * 2 * 3 + 3
+    assert len(cells) == (10 + 5) * 2 * 3 + 3
 
 
 def test_networks_and_repeats_come_from_the_protocol_where_the_suite_has_none():

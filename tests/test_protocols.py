@@ -175,8 +175,15 @@ class TestAccepts:
             (base.changed(kind="graph"), "trains image classifiers, and this is a set of kind 'graph'"),
             (base.changed(tensors={}), "trains on items, and this set stores none"),
             (base.changed(targets=values), "soft targets are free values; they need an mse loss"),
-            (base.changed(targets=asked), "labeller answers with logits; that needs kl or mse"),
-            (base.changed(targets=Targets(labeller=labeller)), "that needs kl or mse"),
+            (
+                base.changed(targets=asked),
+                "labeller answers with logits; that needs kl or mse; quick-kd trains towards them, rethink-hard by the images' "
+                "own classes",
+            ),
+            (
+                base.changed(targets=Targets(labeller=labeller)),
+                "that needs kl or mse; quick-kd trains towards them",
+            ),
         ):
             assert said in (quick.accepts(changed) or "accepted")
         kl = tiny(loss="kl")
@@ -406,6 +413,51 @@ def quick_teachers(monkeypatch, fresh_cache) -> list[tuple[str, str, str]]:
     return asked
 
 
+class TestWhatStudentsLearnedFrom:
+    def test_hard_and_soft_labels_are_the_sets_own(self, gauss2: RealData):
+        found = tiny().evaluate(made(gauss2), gauss2, NET, crew(1))
+        assert (found.labels, found.labelled_by) == ("hard", ())
+        soft = Targets(soft=torch.eye(2)[made(gauss2).targets.ids], kind="probabilities")
+        found = tiny().evaluate(made(gauss2, targets=soft), gauss2, NET, crew(1))
+        assert (found.labels, found.labelled_by) == ("soft", ())
+
+    def test_hard_protocols_leave_the_labeller_of_a_set_out(self, gauss2: RealData):
+        hard = RowProtocol(
+            replace(ROWS["rethink-hard"], plan=ROWS["rethink-hard"].plan.changed(epochs=2), forms=())
+        )
+        found = hard.evaluate(inline(gauss2, made(gauss2)), gauss2, NET, crew(1))
+        assert (found.labels, found.labelled_by) == ("hard", ())
+
+    @pytest.mark.parametrize(
+        ("labels", "how"),
+        [
+            (dict(store=True), "stored"),
+            (dict(store=False), "online"),
+            (dict(store=True, sees="clean"), "static"),
+        ],
+    )
+    def test_the_protocols_own_teacher_is_named_by_its_key(self, gauss2, quick_teachers, labels, how):
+        protocol = kd(labels=LabelPlan(networks=(BN,), squeeze="quick", **labels))
+        found = protocol.evaluate(made(gauss2), gauss2, NET, crew(1))
+        assert found.labels == f"teacher, {how}" and len(found.labelled_by) == 1
+        assert found.labelled_by[0] in found.notes["labels"], "who labelled stands in the note too"
+        assert protocol.evaluate(made(gauss2), gauss2, NET, crew(2)).labelled_by == found.labelled_by
+
+    def test_a_committee_counts_its_members_and_unequal_shares(self, gauss2: RealData):
+        found = kd().evaluate(inline(gauss2, made(gauss2), networks=2), gauss2, NET, crew(1))
+        assert found.labels == "committee of 2, stored" and len(set(found.labelled_by)) == 2
+        refs = (NetworkRef(BN, "cache", "b", weight=3.0), NetworkRef(BN, "cache", "a"))
+        space = gauss2.train.space
+        assert labelling.identities(Labeller(refs, space), made(gauss2)) == ("a x 0.25", "b x 0.75")
+        same = Labeller(tuple(replace(r, weight=2.0) for r in refs), space)
+        assert labelling.identities(same, made(gauss2)) == ("a", "b")
+
+    def test_networks_inside_a_set_are_its_own(self, gauss2: RealData):
+        one, two = inline(gauss2, made(gauss2)), inline(gauss2, made(gauss2), networks=2)
+        keys = [labelling.identities(d.targets.labeller, d)[0] for d in (one, two)]
+        assert keys[0] != keys[1] and all(key.startswith("t0.") for key in keys)
+
+
 class TestPartsOfOneImage:
     """PyTorch's batch norm raises at one value a channel: one image whose maps are one pixel."""
 
@@ -502,7 +554,10 @@ class TestTeacherLabels:
         ]
         assert len(found.scores) == 2 and found.engine == "stacked"
         assert found.notes["labels"].startswith(f"the protocol's own {BN} ")
-        assert "weight 0.5" in found.notes["labels"] and "% held out; ConvNetD1W8BN" in found.notes["labels"]
+        assert (
+            "weight 0.5" in found.notes["labels"]
+            and "% on held-out images; ConvNetD1W8BN" in found.notes["labels"]
+        )
         assert found.notes["labels"].endswith("every view of 3 epochs stored")
         assert "training images" not in found.notes["labels"]
         assert 0 < found.teacher_s <= found.teaching_s and found.wall_s > 0
@@ -625,7 +680,7 @@ class TestTeacherLabels:
         monkeypatch.setattr(labelling, "squeeze_recipe", recipe)
         both = kd(labels=LabelPlan(networks=(BN, "ConvNetD1W8BN"), squeeze="mine"))
         first, second = both.evaluate(made(gauss2), gauss2, BN, crew(1)).notes["labels"].split("; ")[:2]
-        assert first.endswith("% on its training images") and second.endswith("% held out")
+        assert first.endswith("% on its training images") and second.endswith("% on held-out images")
 
     def test_static_labels_stay_in_fp16_until_a_batch_needs_them(self, gauss2: RealData, monkeypatch):
         seen = []

@@ -473,6 +473,37 @@ def test_settings_take_the_type_of_their_field(plugin: Plugin, key: str, value: 
 
 
 @pytest.mark.parametrize(
+    ("value", "wanted", "expected"),
+    [
+        ("A,B", tuple[str, ...], ("A", "B")),
+        (" A , B,", tuple[str, ...], ("A", "B")),
+        ("ResNet18BN", tuple[str, ...], ("ResNet18BN",)),
+        ("torchvision:resnet18,torchvision:resnet50", tuple[str, ...], ("torchvision:resnet18", "torchvision:resnet50")),
+        ("('A', 'B')", tuple[str, ...], ("A", "B")),
+        ("['A']", tuple[str, ...], ("A",)),
+        (["A"], tuple[str, ...], ("A",)),
+        ("1,2", tuple[str, ...], ("1", "2")),
+        ("", tuple[str, ...], ()),
+        ("4", tuple[int, ...], (4,)),
+        ("0,4", tuple[int, int], (0, 4)),
+        ("-4, 4", tuple[int, int], (-4, 4)),
+    ],
+)  # fmt: skip
+def test_lists_of_names_and_numbers_are_read_from_plain_commas(
+    value: Any, wanted: Any, expected: Any
+) -> None:
+    assert registry.coerce("it", value, wanted, "docs") == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"), [("4", tuple[int, int]), ("1,x", tuple[int, ...]), ("('A'", tuple[str, ...])]
+)
+def test_other_lists_are_refused(value: str, wanted: Any) -> None:
+    with pytest.raises(ValueError, match="it is .*; expected tuple"):
+        registry.coerce("it", value, wanted, "docs")
+
+
+@pytest.mark.parametrize(
     ("key", "value", "message"),
     [
         ("iterations", "many", "setting 'iterations' of method 'nothing' is 'many'; expected int"),

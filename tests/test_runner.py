@@ -104,6 +104,11 @@ SHOWS = """
                 task.log(size=x.abs().mean())
             return show()
 """
+UNDEFINED = """
+        def distill(self, task):
+            from ddbench.contract import NotApplicable
+            raise NotApplicable(f"ipc {task.ipc} leaves no image; expected ipc 2 or more")
+"""
 BROKEN = """
         import no_such_module_at_all
         def distill(self, task):
@@ -118,6 +123,7 @@ METHODS = {
     "slow": SLOW,
     "shows": SHOWS,
     "broken": BROKEN,
+    "undefined": UNDEFINED,
 }
 
 
@@ -164,6 +170,7 @@ class TestRecords:
         assert record.recipe == "defaults" and record.protocol_version and record.created.endswith("+00:00")
         assert len(record.scores) == 1 and 0 <= record.scores[0].value <= 1
         assert record.rate == 0.1  # of the protocol quick
+        assert (record.labels, record.labelled_by) == ("hard", [])
         p = record.provenance
         assert (
             p.ddbench and p.torch == torch.__version__ and p.device == "cpu" and p.threads >= 1 and p.engine
@@ -284,6 +291,14 @@ class TestFailures:
         cells = [cell("raises"), cell("values")]
         executors.run(cells, context(tmp_path, plugins))
         assert statuses(executors.run(cells, context(tmp_path, plugins))) == ["failed", "cached"]
+
+    def test_a_method_that_is_not_defined_for_an_ipc_is_skipped_with_its_reason(self, tmp_path, plugins):
+        summary = executors.run([cell("undefined"), cell("first")], context(tmp_path, plugins))
+        assert statuses(summary) == ["skipped", "ok"] and summary.exit_status == 0
+        assert summary.outcomes[0].reason == "ipc 1 leaves no image; expected ipc 2 or more"
+        assert summary.outcomes[0].record.recipe == "defaults"
+        again = executors.run([cell("undefined")], context(tmp_path, plugins))
+        assert statuses(again) == ["cached"]
 
     def test_a_distillation_that_failed_is_not_repeated_for_the_next_network(self, tmp_path, plugins):
         session = runner.Session(context(tmp_path, plugins))

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from conftest import blobs
 
-from ddbench import data
-from ddbench.contract import TeacherRecipe
+from ddbench import data, registry
+from ddbench.contract import TeacherRecipe, Trained
+from ddbench.task import RunTask
 from ddbench.train.networks import check, lr_at
-from ddbench.train.squeeze import NAMES, SQUEEZES, quick, squeeze_recipe, squeeze_row, with_settings
+from ddbench.train.squeeze import (
+    NAMES,
+    SQUEEZES,
+    quick,
+    squeeze_name,
+    squeeze_recipe,
+    squeeze_row,
+    with_settings,
+)
 from ddbench.train.teachers import evaluate, train_networks
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -154,6 +165,48 @@ def test_quick_makes_a_good_teacher_of_digits(fresh_cache: object) -> None:
     recipe = squeeze_recipe("quick", "ConvNetD2W32BN", "digits")
     (made,) = train_networks(real.train, recipe, "cpu")
     assert made.accuracy > 0.96 and evaluate(made.fingerprint, real) > 0.97
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "dataset", "expected"),
+    [
+        ("auto", "sre2l", "cifar10", "sre2l"),
+        ("auto", "cvdd", "imagenette?resize=squash", "cvdd"),
+        ("auto", "infer", "tiny_imagenet", "quick"),
+        ("auto", "rded", "svhn", "quick"),
+        ("auto", "sre2l", "imagefolder:/there", "quick"),
+        ("cvdd", "sre2l", "cifar10", "cvdd"),
+        ("other", "sre2l", "svhn", "other"),
+    ],
+)
+def test_auto_is_the_authors_recipe_where_it_has_the_data_set(
+    name: str, own: str, dataset: str, expected: str
+) -> None:
+    assert squeeze_name(name, own, dataset) == expected
+
+
+@pytest.mark.parametrize("method", ["sre2l", "cda", "rded", "infer", "cvdd"])
+@pytest.mark.parametrize("dataset", ["svhn", "imagefolder:four", "cifar10"])
+def test_methods_of_teachers_squeeze_any_data_set_by_default(
+    method: str, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Asked(Exception):
+        pass
+
+    seen: list[TeacherRecipe] = []
+
+    def teachers(self: RunTask, recipe: TeacherRecipe) -> list[Trained]:
+        seen.append(recipe)
+        raise Asked
+
+    monkeypatch.setattr(RunTask, "teachers", teachers)
+    train = replace(blobs("four", (3, 32, 32), 8, (20, 2)).train, name=dataset)
+    with pytest.raises(Asked):
+        RunTask(train, 2, 0).run_method(registry.make(method, {}))
+    own = "sre2l" if method == "cda" else method
+    held = {"held_out": 0.1} if method == "cvdd" else {}
+    name = own if dataset == "cifar10" else "quick"
+    assert seen == [replace(squeeze_recipe(name, seen[0].network, dataset), **held)]
 
 
 def test_text_from_a_command_line_becomes_the_type_of_the_field() -> None:

@@ -680,17 +680,32 @@ def test_a_teacher_is_measured_on_its_own_data_only(
     (made,) = train_networks(train, RECIPE, "cpu")
     key = made.fingerprint
     with pytest.raises(
-        ValueError, match=rf"teacher {key} was trained on gauss3 with data gauss3, but gauss2 has gauss2"
+        ValueError, match=rf"teacher {key} was trained on gauss3, not on gauss2; give the data"
     ):
         teachers.evaluate(key, gauss2)
     other = RealData(train.subset(torch.arange(30)), gauss3.test)
-    with pytest.raises(ValueError, match=r"data_fingerprint .*; give the data that it was trained on"):
+    with pytest.raises(
+        ValueError, match=r"another form of gauss3: the fingerprint .*; give the data that it was trained on"
+    ):
         teachers.evaluate(key, other)
     shifted = replace(train, mean=(0.0, 0.0, 0.0))
     with pytest.raises(ValueError, match=r"was trained on inputs of .*; train it again"):
         teachers.evaluate(key, RealData(shifted, gauss3.test))
     with pytest.raises(LookupError, match=rf"no teacher 0123 in the cache \(.*\); .*{key}"):
         teachers.evaluate("0123", gauss3)
+
+
+def test_an_unknown_teacher_among_many_says_how_many_there_are(fresh_cache: Path) -> None:
+    with pytest.raises(LookupError, match="no teacher nope in the cache .*; there are none at all"):
+        teachers.about("nope")
+    for i in range(13):
+        folder = fresh_cache / "teachers" / f"{i:016x}"
+        folder.mkdir(parents=True)
+        (folder / "network.safetensors").touch()
+    with pytest.raises(
+        LookupError, match="no teacher nope in the cache .*; it has 13 others, none of a like name"
+    ):
+        teachers.about("nope")
 
 
 def test_teachers_are_listed_and_removed(train: ImageData, gauss3: RealData, fresh_cache: Path) -> None:

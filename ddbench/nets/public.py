@@ -104,17 +104,28 @@ def load(key: str) -> nn.Module:
     return network
 
 
-def check(key: str, shape: Shape, classes: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+def check(
+    key: str,
+    shape: Shape,
+    classes: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    outputs: tuple[int, ...] | None = None,
+    cure: str = "set mean and std of its recipe to its own",
+) -> None:
     """What can be known of a public network before it is downloaded: whether it is for such images and classes.
 
     Args:
         shape: (C, H, W) of the images.
         classes: of the data set.
         mean, std: by which the inputs are standardised.
+        outputs: the logits that are the classes (``NetworkRef.outputs``); None: all.
+        cure: what to do about another standardisation.
 
     Raises:
         LookupError: an unknown library, network or weights.
-        ValueError: another number of channels or classes, or another standardisation.
+        ValueError: another number of channels or classes, outputs that the network does not have, or another
+            standardisation.
     """
     library, name = _split(key)
     if library == "torchvision":
@@ -123,7 +134,19 @@ def check(key: str, shape: Shape, classes: int, mean: tuple[float, ...], std: tu
         heads = _timm_config(name).num_classes
     if shape[0] != 3:
         raise ValueError(f"the public network {key} is for 3 channels, but the images have {shape[0]}")
-    if heads is not None and heads != classes:
+    if outputs is not None:
+        if len(outputs) != classes:
+            raise ValueError(
+                f"{len(outputs)} outputs of the public network {key} are chosen, but the set has {classes} classes; expected "
+                f"one logit a class"
+            )
+        wrong = [logit for logit in outputs if logit < 0 or (heads is not None and logit >= heads)]
+        if wrong:
+            raise ValueError(
+                f"output {wrong[0]} of the public network {key} is chosen; expected "
+                f"{'0 or more' if heads is None else f'0 to {heads - 1}'}"
+            )
+    elif heads is not None and heads != classes:
         raise ValueError(
             f"the public network {key} has {heads} classes, but the data set has {classes}; train a network on the data "
             f"set (no weights), or name the logits of its classes (outputs of a labeller's network)"
@@ -132,5 +155,5 @@ def check(key: str, shape: Shape, classes: int, mean: tuple[float, ...], std: tu
     if own is not None and own != (tuple(mean), tuple(std)):
         raise ValueError(
             f"the public network {key} wants inputs of mean {own[0]} and deviation {own[1]}, but they would have "
-            f"{tuple(mean)} and {tuple(std)}; set mean and std of its recipe to its own"
+            f"{tuple(mean)} and {tuple(std)}; {cure}"
         )

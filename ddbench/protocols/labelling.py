@@ -49,6 +49,11 @@ class Labels:
     """Bytes of the networks that answer while students train, by name: parameters and buffers."""
     note: str = ""
     """Who labelled, in words."""
+    kind: str = "hard"
+    """What students learn from: ``hard``, ``soft`` (the set's own), ``teacher`` or ``committee of N``, of which it says whether
+    the answers are stored (one a view), static (one an item) or online (given while students train)."""
+    labelled_by: tuple[str, ...] = ()
+    """The networks that labelled, see :func:`identities`."""
     teacher_s: float = 0.0
     """Seconds that training the protocol's own teachers took, now or when the cache got them."""
     teaching_s: float = 0.0
@@ -138,8 +143,8 @@ def _note(labeller: Labeller, whose: str) -> str:
     networks = "; ".join(_said(ref, total) for ref in labeller.networks)
     mode = {
         "eval": "",
-        "train": " with the statistics of the batch",
-        "train-halves": " with those of its halves",
+        "train": "; batch norm by the statistics of the batch",
+        "train-halves": "; batch norm by the statistics of half batches",
     }
     return f"{whose} {networks}{mode[labeller.batch_norm]}"
 
@@ -150,8 +155,29 @@ def _right(ref: NetworkRef) -> str:
     accuracy = known.get("accuracy")
     if accuracy is None or isnan(accuracy):
         return ""
-    where = "on its training images" if (known["recipe"] or {}).get("held_out") == 0 else "held out"
-    return f", {100 * accuracy:.1f} % {where}"
+    where = "its training images" if (known["recipe"] or {}).get("held_out") == 0 else "held-out images"
+    return f", {100 * accuracy:.1f} % on {where}"
+
+
+def identities(labeller: Labeller, distilled: DistilledSet) -> tuple[str, ...]:
+    """The networks of a labeller by their keys, sorted, with their shares where these differ: equal for two sets if, under one
+    protocol, the same networks answer for both.  Networks inside a set are known by the set."""
+    total = sum(ref.weight for ref in labeller.networks)
+    even = len({ref.weight for ref in labeller.networks}) == 1
+    inline = f" in {distilled.fingerprint()}" if any(r.source == "inline" for r in labeller.networks) else ""
+    return tuple(
+        sorted(
+            f"{ref.key}{inline if ref.source == 'inline' else ''}"
+            + ("" if even else f" x {ref.weight / total:.4g}")
+            for ref in labeller.networks
+        )
+    )
+
+
+def kind_of(labeller: Labeller, how: str) -> str:
+    """``teacher, stored`` and the like."""
+    count = len(labeller.networks)
+    return f"{'teacher' if count == 1 else f'committee of {count}'}, {how}"
 
 
 def network_bytes(labeller: Labeller, networks: Sequence[nn.Module]) -> dict[str, int]:
@@ -204,7 +230,12 @@ def labelled(
         answers = StoredAnswers(folder, distilled, seen)
         counted = LABEL_NOTE in distilled.card.notes
         return Labels(
-            bare, answers, seen, 0 if counted else answers.nbytes, note="answers that came with the set"
+            bare,
+            answers,
+            seen,
+            0 if counted else answers.nbytes,
+            note="answers that came with the set",
+            kind="answers of the set, stored",
         )
     teacher_s, begun = 0.0, time.perf_counter()
     if own is not None and own.networks and not labels.always:
@@ -226,20 +257,24 @@ def labelled(
     networks = load_networks(labeller, distilled, real.train.shape, items.classes, device=options.device)
     beside = {} if labels.store else network_bytes(labeller, networks)
     networks = [network.to(options.dtype) for network in networks]
-    note = _note(labeller, whose)
+    note, who = _note(labeller, whose), identities(labeller, distilled)
     if labels.sees == "clean":
         soft = answer_items(bare, labeller, networks).to(options.device)  # fp16: converted a batch at a time
         kept = logit_bytes(len(items), items.classes) if labels.store else 0
         static = replace(bare, soft=soft, kind="logits")
-        return Labels(static, None, None, kept, beside, f"{note}; one label an image", teacher_s, teaching_s)
+        said = f"{note}; one label an image"
+        kind = kind_of(labeller, "static")
+        return Labels(static, None, None, kept, beside, said, kind, who, teacher_s, teaching_s)
     if stored:
         targets = distilled.targets
         asked = distilled.changed(targets=Targets(targets.ids, weights=targets.weights, labeller=labeller))
         answers = store_answers(folder, asked, bare, networks, progress=progress)
         note = f"{note}; every view of {views.epochs} epochs stored"
-        return Labels(bare, answers, None, answers.nbytes, {}, note, teacher_s, teaching_s)
+        kind = kind_of(labeller, "stored")
+        return Labels(bare, answers, None, answers.nbytes, {}, note, kind, who, teacher_s, teaching_s)
 
     def ask(epoch: int, batch: int, rows: Tensor, inputs: Tensor) -> Tensor:
         return answer(labeller, networks, inputs, items.space)
 
-    return Labels(bare, ask, None, 0, beside, f"{note}; while students train", teacher_s, teaching_s)
+    said, kind = f"{note}; while students train", kind_of(labeller, "online")
+    return Labels(bare, ask, None, 0, beside, said, kind, who, teacher_s, teaching_s)

@@ -20,7 +20,7 @@ from ddbench.compute import arithmetic
 from ddbench.contract import DistilledSet, ImageData, Items, Labeller, RealData, Space
 from ddbench.nets.build import trains_on_one
 from ddbench.nets.names import for_side
-from ddbench.protocols.labelling import Labels, labelled, refusal
+from ddbench.protocols.labelling import Labels, identities, kind_of, labelled, refusal
 from ddbench.protocols.rows import ROWS, Case, ProtocolRow
 from ddbench.records import Score
 from ddbench.seeding import Generators
@@ -50,6 +50,10 @@ class Evaluation:
     """Bytes of the networks that answered while the students trained, by name."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """What a reader must know: the settings that the row's forms came to, and who labelled."""
+    labels: str = ""
+    """What the students learned from: ``hard``, ``soft``, ``teacher, stored``, ``committee of 5, online`` ...; "": not said."""
+    labelled_by: tuple[str, ...] = ()
+    """The networks whose answers these were; see :func:`ddbench.protocols.labelling.identities`."""
     teacher_s: float = 0.0
     """Seconds that training the protocol's own teachers took, now or when the cache got them."""
     teaching_s: float = 0.0
@@ -241,6 +245,8 @@ class RowProtocol:
             label_bytes=labels.label_bytes,
             beside=labels.beside,
             notes=notes,
+            labels=labels.kind,
+            labelled_by=labels.labelled_by,
             teacher_s=labels.teacher_s,
             teaching_s=labels.teaching_s,
         )
@@ -328,7 +334,10 @@ def _misfit(name: str, distilled: DistilledSet, plan: TrainPlan) -> str | None:
     if plan.loss == "ce" and targets.kind == "values":
         return f"protocol {name} trains by cross-entropy, and the set's soft targets are free values; they need an mse loss"
     if labeller is not None and plan.loss == "ce":
-        return f"protocol {name} trains by cross-entropy, and the set's labeller answers with logits; that needs kl or mse"
+        way = "; quick-kd trains towards them, rethink-hard by the images' own classes"
+        if targets.ids is None:
+            way = "; quick-kd trains towards them"
+        return f"protocol {name} trains by cross-entropy, and the set's labeller answers with logits; that needs kl or mse{way}"
     if plan.loss in ("kl", "mse", "mse-gt") and targets.soft is None and labeller is None:
         return f"protocol {name} needs soft targets or a labeller (loss {plan.loss}), and the set has hard labels only"
     if (
@@ -424,13 +433,16 @@ def _by_set(
     if plan.hard:
         return Labels(replace(items, soft=None, kind="none", labeller=None))
     if labeller is None:
-        return Labels(items)
+        return Labels(items, kind="hard" if items.soft is None else "soft")
+    who = identities(labeller, distilled)
     shape = real.train.shape
     networks = load_networks(labeller, distilled, shape, items.classes, device=options.device)
     if labeller.sees == "clean" and items.visit is None:
         soft = answer_items(items, labeller, networks).to(options.dtype)
-        return Labels(replace(items, soft=soft, kind="logits", labeller=None))
-    return Labels(items, _answering(labeller, networks, items.space, rounded=labeller.views is not None))
+        static = replace(items, soft=soft, kind="logits", labeller=None)
+        return Labels(static, kind=kind_of(labeller, "static"), labelled_by=who)
+    ask = _answering(labeller, networks, items.space, rounded=labeller.views is not None)
+    return Labels(items, ask, kind=kind_of(labeller, "online"), labelled_by=who)
 
 
 def _answering(

@@ -143,6 +143,17 @@ def _check_teacher(
         )
 
 
+def _check_public(ref: NetworkRef, space: Space, shape: tuple[int, int, int], classes: int) -> None:
+    """Raise ValueError where public weights are not what the labeller says or the set needs; nothing is downloaded."""
+    if space.zca is not None:
+        raise ValueError(
+            f"the public network {ref.key} was trained without whitening, but the labeller's inputs are whitened (ZCA); give "
+            f"the labeller the space of its networks"
+        )
+    cure = "give the labeller the space of its networks"
+    public.check(ref.key, shape, classes, space.mean, space.std, ref.outputs, cure)
+
+
 def _inputs_of(space: Mapping[str, Any]) -> tuple[Any, ...]:
     """What decides the meaning of network inputs, of a space as plain data."""
     return list(space["mean"]), list(space["std"]), (space["zca"] or {}).get("hash")
@@ -176,7 +187,7 @@ def load_networks(
 
     Raises:
         ValueError: tensors that are missing or do not fit the architecture; a teacher of other classes, images or inputs
-            than the labeller and the set; batch statistics asked of a network without batch norm.
+            than the labeller and the set, public weights included; batch statistics asked of a network without batch norm.
         LookupError: an unknown architecture or library, or a teacher that is not in the cache.
         RuntimeError: public weights that cannot be downloaded.
     """
@@ -184,7 +195,17 @@ def load_networks(
         about = about_cached
     for ref in labeller.networks:  # all of them before the first is loaded
         if ref.source == "cache" and about is not None:
-            _check_teacher(ref, labeller.space, shape, classes, about(ref.key) or {})
+            try:
+                known = about(ref.key)
+            except LookupError as error:
+                raise LookupError(
+                    f"{error}: the set is labelled by this {ref.architecture}.  Distil the set again on this machine, copy the "
+                    f"folder teachers/{ref.key} from the cache of the machine that made it, or score the set under "
+                    f"rethink-soft, whose own teacher labels"
+                ) from error
+            _check_teacher(ref, labeller.space, shape, classes, known or {})
+        elif ref.source == "public":
+            _check_public(ref, labeller.space, shape, classes)
     found = []
     for ref in labeller.networks:
         network = _load(ref, distilled, shape, classes, cache).to(device).eval()
@@ -417,8 +438,13 @@ class Store:
 
     @property
     def whole(self) -> bool:
-        """Whether every view is answered."""
-        return len(self.done) == self.shards
+        """Whether every shard is there in its full size; what is in it, :func:`verify` compares."""
+        return len(self.intact) == self.shards
+
+    @property
+    def intact(self) -> tuple[int, ...]:
+        """Shards that are there in their full size."""
+        return tuple(number for number in sorted(self.done) if self.fault(number) is None)
 
     @property
     def nbytes(self) -> int:
@@ -428,7 +454,7 @@ class Store:
     @property
     def there(self) -> int:
         """Bytes of the logits that are there."""
-        return sum(self.rows_of(number) for number in self.done) * self.classes * 2
+        return sum(self.rows_of(number) for number in self.intact) * self.classes * 2
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -573,6 +599,23 @@ def beside(path: Path) -> Path | None:
     """The folder of stores that goes with a set's file: beside it, or in its run folder; None where there is none."""
     places = (path.parent / FOLDER, path.parent.parent / FOLDER)
     return next((place for place in places if place.is_dir()), None)
+
+
+def drop_changed(store: Store) -> list[str]:
+    """Read every shard that is there and remove those whose checksum differs, which labelling then makes again.
+
+    Returns:
+        names of the files that were removed.
+    """
+    removed = []
+    for number in store.intact:
+        try:
+            store.shard(number, verify=True)
+        except DamagedError:
+            path = _shard_path(store.path, number)
+            path.unlink()
+            removed.append(path.name)
+    return removed
 
 
 def verify(store: Store, progress: Callable[[int, int], None] | None = None) -> list[str]:

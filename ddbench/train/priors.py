@@ -21,7 +21,7 @@ from ddbench.matching.committee import PRIORS, medium_images, released_priors, t
 from ddbench.matching.recovery import Recovery, recover
 from ddbench.matching.sampling import take
 from ddbench.nets.build import build
-from ddbench.nets.names import canonical, for_side
+from ddbench.nets.names import canonical, for_side, why_not
 from ddbench.seeding import Generators
 from ddbench.train.engine import EngineOptions, train_students
 from ddbench.train.labels import answer
@@ -37,17 +37,6 @@ _TEST_BATCH = 512
 
 
 # ------------------------------------------------------------------------------------------------ who
-
-
-def squeeze_name(squeeze: str, own: str, train: ImageData) -> str:
-    """A squeeze recipe by name; ``auto``: ``own`` where that has a row for the data set, else ``quick``."""
-    if squeeze != "auto":
-        return squeeze
-    try:
-        squeeze_recipe(own, members_of(own, train.shape)[0], train.name)
-    except LookupError:
-        return "quick"
-    return own
 
 
 def members_of(squeeze: str, shape: tuple[int, int, int]) -> tuple[str, ...]:
@@ -66,18 +55,70 @@ def check_members(networks: Sequence[str]) -> None:
         raise ValueError(f"networks are {', '.join(networks)}; expected each once")
 
 
-def convene(task: Task, networks: Sequence[str], squeeze: str, held_out: float) -> Committee:
+def convene(
+    task: Task,
+    networks: Sequence[str],
+    squeeze: str,
+    held_out: float,
+    prior: str,
+    run: PriorRun | None = None,
+) -> Committee:
     """The committee of these networks, squeezed by one named recipe on what ``held_out`` leaves of each class.
 
+    Args:
+        prior: how the members' prior performances will be had (:meth:`Committee.priors`).  What is in the way of that is
+            told here, before anything is trained.
+        run: how they will be measured; None: as by default.
+
     Raises:
-        ValueError: a network without batch norm; networks whose inputs are standardised in different ways.
-        LookupError: no such recipe or network, or no row of the recipe for the data set.
+        ValueError: a network without batch norm; networks whose inputs are standardised in different ways; priors that
+            cannot be measured.
+        LookupError: no such recipe or network, no row of the recipe for the data set, or no released priors.
     """
+    train = task.train
+    recipes = [squeeze_recipe(squeeze, network, train.name) for network in networks]
+    names = [recipe.network for recipe in recipes]
+    check_members(names)  # ResNet18BN and torchvision:resnet18 are one where the recipe takes public weights
+    public = next((recipe.network for recipe in recipes if recipe.weights), None)
+    check_priors(prior, train.name, names, public, held_out)
+    if prior == "held-out" and len(names) > 1:
+        student = canonical((run or PriorRun()).network or names[0])
+        if reason := why_not(student, train.shape):
+            raise ValueError(f"prior_network: {reason}")
     teachers = squeezed(task, networks, squeeze, held_out)
     return Committee(task, teachers, space_of(teachers[0], task), squeeze, held_out)
 
 
 # ------------------------------------------------------------------------------------------------ priors
+
+
+def check_priors(
+    how: str, dataset: str, networks: Sequence[str], public: str | None, held_out: float
+) -> None:
+    """Whether the prior performances of these members can be had, known before any of them is trained.
+
+    Args:
+        how: as for :meth:`Committee.priors`.
+        public: a member with public weights; None: there is none.
+        held_out: share of each class that no member is trained on.
+
+    Raises:
+        LookupError: there are no released constants for the data set or a network.
+        ValueError: another way, or members that are trained on all of the training data.
+    """
+    if how not in PRIORS:
+        raise ValueError(f"prior is {how!r}; expected one of {', '.join(PRIORS)}")
+    if how == "equal" or len(networks) == 1:
+        return
+    if how == "released":
+        released_priors(dataset, networks)
+    elif public is not None or held_out == 0:
+        why = f"{public} has public weights" if public else "held_out is 0"
+        cure = "" if public else ", or hold some out"
+        raise ValueError(
+            f"{why}, so that no training image is new to the committee, and prior 'held-out' cannot be measured; use "
+            f"prior 'released' or 'equal'{cure}"
+        )
 
 
 @dataclass(frozen=True)
@@ -141,30 +182,28 @@ class Committee:
         Raises:
             LookupError: there are no released constants for the data set or a network.
             ValueError: another way, or members that were trained on all of the training data.
+
+        Where the time budget ends before all are measured they are equal, which the note says.
         """
-        if how not in PRIORS:
-            raise ValueError(f"prior is {how!r}; expected one of {', '.join(PRIORS)}")
+        public = next((t.name for t in self.networks if t.source == "public"), None)
+        check_priors(how, self.task.train.name, self.names, public, self.held_out)
+        equal = (0.0,) * len(self.names)
         if how == "equal" or len(self.names) == 1:
-            return (0.0,) * len(self.names)
+            return equal
         if how == "released":
             found = released_priors(self.task.train.name, self.names)
             what = "constants of the authors' code (test accuracies)"
         else:
             found, what = self._measured(run)
+            if self.task.partial:
+                self.task.note("priors", "prior performance: not measured, the time budget ended; all equal")
+                return equal
         told = ", ".join(f"{name} {prior:.2f}" for name, prior in zip(self.names, found, strict=True))
         self.task.note("priors", f"prior performance in percent, {what}: {told}")
         return found
 
     def _measured(self, run: PriorRun) -> tuple[tuple[float, ...], str]:
         task, train = self.task, self.task.train
-        known = next((t.name for t in self.networks if t.source == "public"), None)
-        if known is not None or self.held_out == 0:
-            why = f"{known} has public weights" if known else "held_out is 0"
-            cure = "" if known else ", or hold some out"
-            raise ValueError(
-                f"{why}, so that no training image is new to the committee, and prior 'held-out' cannot be measured; use "
-                f"prior 'released' or 'equal'{cure}"
-            )
         seed = int(torch.randint(2**62, (), generator=task.rng("priors")))
         recipe = squeeze_recipe(self.squeeze, self.names[0], train.name)
         kept, held = split(train, recipe.seed, self.held_out, recipe.per_class)
@@ -179,11 +218,14 @@ class Committee:
         settings = _recovery(train, self.squeeze, run.iterations)
         found = recover(task, self.networks, alone, settings, self.space, first, name="prior-")
         student = canonical(run.network or self.names[0])
-        priors = []
-        for member, images in zip(self.networks, torch.split(found, ipc), strict=True):
-            made = self._student(member, images, student, run.epochs, seed)
-            priors.append(100 * _accuracy(made, train, held, self.space, task.device))
-        return tuple(priors), (
+        priors = torch.zeros(len(self.names), dtype=torch.float64)
+        # a loop of the task: it ends with the time budget, and a run that goes on trains no student twice
+        for m in task.loop(len(self.names), state=[priors]):
+            images = found[m * ipc : (m + 1) * ipc]
+            made = self._student(self.networks[m], images, student, run.epochs, seed)
+            priors[m] = 100 * _accuracy(made, train, held, self.space, task.device)
+        measured: list[float] = priors.tolist()
+        return tuple(measured), (
             f"accuracy on {len(held)} held-out training images of a {student} trained {run.epochs} epochs on {ipc} images a "
             f"class of {run.iterations} iterations"
         )

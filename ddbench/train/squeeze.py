@@ -148,6 +148,13 @@ def squeeze_row(name: str, dataset: str) -> Row:
     return rows[base]
 
 
+def squeeze_name(name: str, own: str, dataset: str) -> str:
+    """The named recipe that a method takes: ``auto`` is ``own`` where that has a row for the data set, else ``quick``."""
+    if name != "auto":
+        return name
+    return own if dataset.partition("?")[0] in SQUEEZES[own] else "quick"
+
+
 def squeeze_recipe(name: str, network: str, dataset: str) -> TeacherRecipe:
     """How a teacher is trained under a named recipe.
 

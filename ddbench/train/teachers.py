@@ -311,11 +311,11 @@ def _json(path: Path, cure: str) -> dict[str, Any]:
 
 
 def _unknown(key: str, cache: Path | None) -> LookupError:
-    there = [folder.name for folder in sorted(_root(cache).glob("*")) if folder.is_dir()]
-    return LookupError(
-        f"no teacher {key} in the cache ({_root(cache)}); {registry.nearest(key, there) or 'there are none at all'} "
-        f"(see: ddbench teachers list)"
+    there = [p.parent.name for p in sorted(_root(cache).glob("*/network.safetensors"))]
+    hint = registry.nearest(key, there) or (
+        f"it has {len(there)} others, none of a like name" if there else "there are none at all"
     )
+    return LookupError(f"no teacher {key} in the cache ({_root(cache)}); {hint} (see: ddbench teachers list)")
 
 
 def evaluate(
@@ -334,16 +334,19 @@ def evaluate(
         DamagedError: a file of it cannot be read.
     """
     known = about(key, cache)
-    mine = {
-        "data": real.name,
-        "data_fingerprint": real.train.fingerprint,
-        "shape": list(real.train.shape),
-        "classes": real.train.classes,
-    }
-    for name, own in mine.items():
+    if known["data"] not in (None, real.name):
+        raise ValueError(
+            f"teacher {key} was trained on {known['data']}, not on {real.name}; give the data that it was trained on"
+        )
+    mine = (
+        ("images of shape", "shape", list(real.train.shape)),
+        ("classes", "classes", real.train.classes),
+        ("the fingerprint", "data_fingerprint", real.train.fingerprint),
+    )
+    for what, name, own in mine:
         if known[name] not in (None, own):
             raise ValueError(
-                f"teacher {key} was trained on {known['data']} with {name} {known[name]}, but {real.name} has {own}; "
+                f"teacher {key} was trained on another form of {real.name}: {what} {known[name]}, where this one has {own}; "
                 f"give the data that it was trained on"
             )
     space = input_space(real.train, _recipe_from(known["recipe"] or {}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from ddbench.matching.recovery import Recovery, recover
 from ddbench.nets.build import build
 from ddbench.seeding import Generators
 from ddbench.store import RunFolder
-from ddbench.task import RunTask
+from ddbench.task import RunTask, TimeBudget
 from ddbench.train.labels import answer
 from ddbench.train.networks import split
 from ddbench.train.priors import Committee, PriorRun, members_of
@@ -528,7 +529,7 @@ def test_start_images_are_choices_and_zero_iterations_keep_them() -> None:
         (dict(prior_epochs=0), "prior_epochs is 0; expected at least 1"),
         (dict(vote_temperature=0.0), "temperature is 0.0; expected a number above 0"),
         (dict(held_out=0.0), "held_out is 0, so that no training image is new to the committee"),
-        (dict(pair=("ResNet18BN", NAMES[0])), "pair is ResNet18BN, ConvNetD1W4BN; expected two of ConvNetD1W4BN, "),
+        (dict(pair=("ResNet18BN", NAMES[0])), "pair is ResNet18BN, ConvNetD1W4BN; expected two different ones of "),
         (dict(networks=("ConvNetD1W4", NAMES[0])), "ConvNetD1W4 has no batch norm"),
     ],
 )  # fmt: skip
@@ -540,6 +541,96 @@ def test_bad_settings_are_told(settings: dict[str, Any], message: str) -> None:
 def test_released_priors_of_other_data_are_told() -> None:
     with pytest.raises(LookupError, match="there are no released priors for 'four'"):
         distill(prior="released")
+
+
+class Untrained(RunTask):
+    """In which nothing may be trained."""
+
+    def teachers(self, recipe: TeacherRecipe) -> list[Trained]:
+        raise AssertionError(f"{recipe.network} would be trained")
+
+
+@pytest.mark.parametrize("method", ["cvdd", "random"])
+@pytest.mark.parametrize(
+    ("dataset", "settings", "error", "message"),
+    [
+        ("four", dict(prior="released"), LookupError, "there are no released priors for 'four'"),
+        ("cifar10", dict(prior="released"), LookupError, "there is no released prior for 'ConvNetD1W4BN'"),
+        ("four", dict(held_out=0.0), ValueError, "held_out is 0, so that no training image is new to the committee"),
+        (
+            "imagenet1k",
+            dict(squeeze="cvdd", networks=("torchvision:resnet18", "torchvision:resnet50")),
+            ValueError,
+            "torchvision:resnet18 has public weights, so that no training image is new",
+        ),
+        (
+            "imagenet1k",
+            dict(squeeze="cvdd", networks=("torchvision:resnet18", "ResNet18BN"), prior="released"),
+            ValueError,
+            "networks are torchvision:resnet18, torchvision:resnet18; expected each once",
+        ),
+    ],
+)  # fmt: skip
+def test_priors_that_cannot_be_had_are_told_before_anything_is_trained(
+    method: str, dataset: str, settings: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    own = (
+        SMALL
+        if method == "cvdd"
+        else dict(labels="committee", **{k: SMALL[k] for k in ("networks", "squeeze")})
+    )
+    made = registry.get("methods", method)(**{**own, **settings})
+    with pytest.raises(error, match=message):
+        Untrained(replace(TRAIN, name=dataset), 3, 0).run_method(made)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(pair=("ResNet18BN", NAMES[0])), "pair is ResNet18BN, ConvNetD1W4BN; expected two different ones of"),
+        (dict(pair=(NAMES[0], NAMES[0])), "pair is ConvNetD1W4BN, ConvNetD1W4BN; expected two different ones of"),
+        (dict(pair=(NAMES[0],)), "pair is ConvNetD1W4BN; expected two different ones of"),
+        (dict(prior_network="VGG11"), "prior_network: "),
+    ],
+)  # fmt: skip
+def test_pairs_and_students_that_cannot_be_are_told_before_anything_is_trained(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        distill(task=Untrained(TRAIN, 1, 0), **settings)
+
+
+@pytest.mark.parametrize("cut", [1, 3])
+def test_priors_that_the_time_budget_cuts_short_are_equal_and_said_not_to_be_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
+) -> None:
+    """``cut`` steps are done: in the recovery of two, or after it and one student."""
+    whole = distill(5)
+    students: list[str] = []
+    plain = Committee._student
+
+    def student(self: Committee, member: Trained, *rest: Any) -> nn.Module:
+        students.append(member.name)
+        return plain(self, member, *rest)
+
+    class Ends(TimeBudget):
+        asked = 0
+
+        def used_up(self) -> bool:
+            self.asked += 1
+            return self.asked > cut
+
+    monkeypatch.setattr(Committee, "_student", student)
+    place: dict[str, Any] = dict(run=RunFolder(tmp_path), key="cell")
+    made = distill(task=RunTask(TRAIN, 3, 5, budget=Ends(None), **place))
+    assert made.card.partial and students == list(NAMES[: cut - 2] if cut > 2 else [])
+    assert made.card.notes["priors"] == "prior performance: not measured, the time budget ended; all equal"
+    labeller = made.targets.labeller
+    assert labeller is not None and len({ref.weight for ref in labeller.networks}) == 1
+    again = distill(task=RunTask(TRAIN, 3, 5, **place))  # goes on to the very set
+    assert sorted(students) == sorted(NAMES)  # none was trained twice
+    assert torch.equal(again.tensors["images"], whole.tensors["images"]) and not again.card.partial
+    assert again.card.notes["priors"] == whole.card.notes["priors"]
 
 
 def test_authors_rows_have_the_settings_of_the_spec() -> None:
@@ -564,14 +655,14 @@ def test_a_killed_distillation_goes_on_to_the_same_bits(tmp_path: Path) -> None:
         pass
 
     class Fragile(RunTask):
-        """Dies in its second loop, at iteration 2: after the priors."""
+        """Dies in its third loop, at iteration 2: after the priors."""
 
         loops = 0
 
         def loop(self, total: int, state: Any = (), show: Any = None) -> Any:
             self.loops += 1
             for it in super().loop(total, state, show):
-                if self.loops == 2 and it == 2:
+                if self.loops == 3 and it == 2:
                     raise Killed
                 yield it
 

@@ -21,7 +21,7 @@ from ddbench.matching.recovery import compensate, observed
 from ddbench.methods.infer import INFER
 from ddbench.nets.build import build
 from ddbench.task import RunTask
-from ddbench.train.squeeze import squeeze_recipe
+from ddbench.train.squeeze import squeeze_name, squeeze_recipe
 
 TRAIN = blobs("four", (3, 8, 8), 4, (12, 2)).train
 NETWORKS = ("ConvNetD1W4BN", "ConvNetD2W4BN")
@@ -335,5 +335,8 @@ class TestRecipes:
         for name, dataset, _ in rows:
             assert dataset is not None
             made = registry.make("infer", registry.resolve_recipe("infer", name, dataset, 10).settings)
-            recipes = [squeeze_recipe(made.squeeze, network, dataset) for network in made.networks]
+            recipes = [
+                squeeze_recipe(squeeze_name(made.squeeze, "infer", dataset), network, dataset)
+                for network in made.networks
+            ]
             assert len({(r.mean, r.std) for r in recipes}) == 1
