@@ -452,7 +452,9 @@ def _plot(board: Board, x: str, path: Path) -> None:
         1, len(panels), figsize=(6.4 * len(panels), 4.4), squeeze=False, layout="constrained"
     )
     pairs = matplotlib.colormaps["tab20"]
-    shades = [pairs(i) for i in (*range(0, 20, 2), *range(1, 20, 2))]  # the eleventh on: lighter shades of the first ten
+    shades = [
+        pairs(i) for i in (*range(0, 20, 2), *range(1, 20, 2))
+    ]  # the eleventh on: lighter shades of the first ten
     colours = {m: shades[i % 20] for i, m in enumerate(sorted(table["method"].unique()))}
     markers = "osD^vP*X<>"
     for ax, ((protocol, network), part) in zip(axes[0], panels, strict=True):
