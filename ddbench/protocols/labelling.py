@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ddbench import codecs, registry
 from ddbench.budget import LABEL_NOTE
-from ddbench.contract import DistilledSet, Items, Labeller, NetworkRef, RealData, Space, Targets, Trained
+from ddbench.contract import DistilledSet, Items, Labeller, NetworkRef, RealData, Targets, Trained
 from ddbench.nets.names import for_side
 from ddbench.train.engine import EngineOptions, Progress
 from ddbench.train.labels import (
@@ -28,6 +28,7 @@ from ddbench.train.labels import (
     store_answers,
 )
 from ddbench.train.squeeze import squeeze_recipe
+from ddbench.train.squeezed import check_one_space, space_of
 from ddbench.train.students import AnswerView
 from ddbench.train.teachers import about, train_networks
 from ddbench.trainplan import LabelPlan, TrainPlan, ViewPlan
@@ -121,16 +122,8 @@ def own_teachers(
     for network in labels.networks:
         recipe = squeeze_recipe(labels.squeeze, for_side(network, min(train.shape[1:])), name)
         found += train_networks(train, recipe, options.device, progress=progress)
-    for other in found[1:]:
-        if not _space(other, real).same_inputs(_space(found[0], real)):
-            raise ValueError(
-                f"teachers {found[0].name} and {other.name} see inputs of different normalisation; expected one for all"
-            )
+    check_one_space(found, real)
     return found
-
-
-def _space(trained: Trained, real: RealData) -> Space:
-    return trained.space or real.train.space
 
 
 def _said(ref: NetworkRef, total: float) -> str:
@@ -244,7 +237,7 @@ def labelled(
         trained = own_teachers(labels, real, options, progress)
         networks_of, space, whose = (
             tuple(t.ref() for t in trained),
-            _space(trained[0], real),
+            space_of(trained[0], real),
             "the protocol's own",
         )
         teaching_s = time.perf_counter() - begun

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ddbench.contract import CodecSpec, DistilledSet, Labeller, Space, Targets, Task, Trained
+from ddbench.contract import CodecSpec, DistilledSet, Labeller, RealData, Space, Targets, Task, Trained
 from ddbench.matching.recovery import check_batch_norm
 from ddbench.train.squeeze import squeeze_recipe
 
@@ -45,18 +45,24 @@ def squeezed(
     if held_out is not None:
         recipes = [replace(recipe, held_out=held_out) for recipe in recipes]
     found = [task.teachers(recipe)[0] for recipe in recipes]
-    for trained in found[1:]:
-        if not space_of(trained, task).same_inputs(space_of(found[0], task)):
-            raise ValueError(
-                f"teachers {found[0].name} and {trained.name} see inputs of different normalisation; expected one for all: "
-                f"give their recipes the same mean and std"
-            )
+    check_one_space(found, task)
     return found
 
 
-def space_of(trained: Trained, task: Task) -> Space:
-    """Of a teacher's inputs."""
-    return trained.space or task.train.space
+def space_of(trained: Trained, source: Task | RealData) -> Space:
+    """Of a teacher's inputs; an old one that does not say had those of the data."""
+    return trained.space or source.train.space
+
+
+def check_one_space(teachers: Sequence[Trained], source: Task | RealData) -> None:
+    """Raises:
+    ValueError: teachers whose inputs differ."""
+    for other in teachers[1:]:
+        if not space_of(other, source).same_inputs(space_of(teachers[0], source)):
+            raise ValueError(
+                f"teachers {teachers[0].name} and {other.name} see inputs of different normalisation; expected one for all: "
+                f"give their recipes the same mean and std"
+            )
 
 
 def check_kept(how: str) -> None:
