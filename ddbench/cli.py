@@ -652,6 +652,28 @@ def cache_prune(
     )
 
 
+def _all_or_named(group: str, fingerprints: Sequence[str], everything: bool) -> None:
+    """What is to be removed was said, once."""
+    if everything == bool(fingerprints):
+        given = "--all and fingerprints were both given" if everything else "nothing was named"
+        raise ValueError(f"{given}; expected fingerprints, or --all (see: ddbench {group} list)")
+
+
+def _say_removed(
+    as_json: bool,
+    gone: Sequence[Any],
+    dry_run: bool,
+    document: Callable[[Any], Any],
+    row: Callable[[Any], dict[str, Any]],
+) -> None:
+    from ddbench.board import human_bytes
+
+    word = "would remove" if dry_run else "removed"
+    total = human_bytes(sum(entry.size_bytes for entry in gone))
+    table = _table([row(entry) for entry in gone])
+    _say(as_json, [document(entry) for entry in gone], f"{word} {_entries(len(gone))}, {total}\n{table}")
+
+
 # ------------------------------------------------------------------------------------------------ experts
 
 
@@ -851,23 +873,14 @@ def experts_make(
 @_as_json
 def experts_remove(fingerprints: tuple[str, ...], everything: bool, dry_run: bool, as_json: bool) -> None:
     """Remove experts from the cache; with --all, those that a process is training just now stay."""
-    from ddbench.board import human_bytes
     from ddbench.train import experts
 
-    if everything == bool(fingerprints):
-        given = "--all and fingerprints were both given" if everything else "nothing was named"
-        raise ValueError(f"{given}; expected fingerprints, or --all (see: ddbench experts list)")
+    _all_or_named("experts", fingerprints, everything)
     if everything:
         gone, left = experts.remove_all(dry_run=dry_run)
     else:
         gone, left = experts.remove(fingerprints, dry_run=dry_run), []
-    word = "would remove" if dry_run else "removed"
-    total = human_bytes(sum(entry.size_bytes for entry in gone))
-    _say(
-        as_json,
-        [_expert_document(entry) for entry in gone],
-        f"{word} {_entries(len(gone))}, {total}\n{_table([_expert_row(entry) for entry in gone])}",
-    )
+    _say_removed(as_json, gone, dry_run, _expert_document, _expert_row)
     for entry in left:
         cloup.echo(f"left {entry.fingerprint}: a process is training its experts just now", err=True)
 
@@ -1070,21 +1083,12 @@ def teachers_evaluate(
 @_as_json
 def teachers_remove(fingerprints: tuple[str, ...], everything: bool, dry_run: bool, as_json: bool) -> None:
     """Remove teachers from the cache; one that a process is training just now is an error, and nothing is removed."""
-    from ddbench.board import human_bytes
     from ddbench.train import teachers
 
-    if everything == bool(fingerprints):
-        said = "--all and fingerprints were both given" if everything else "nothing was named"
-        raise ValueError(f"{said}; expected fingerprints, or --all (see: ddbench teachers list)")
+    _all_or_named("teachers", fingerprints, everything)
     names = [entry.fingerprint for entry in teachers.stored()] if everything else fingerprints
     gone = teachers.remove(names, dry_run=dry_run)
-    word = "would remove" if dry_run else "removed"
-    _say(
-        as_json,
-        [_teacher_document(entry) for entry in gone],
-        f"{word} {_entries(len(gone))}, {human_bytes(sum(entry.size_bytes for entry in gone))}\n"
-        f"{_table([_teacher_row(entry) for entry in gone])}",
-    )
+    _say_removed(as_json, gone, dry_run, _teacher_document, _teacher_row)
 
 
 # ------------------------------------------------------------------------------------------------ labels
