@@ -83,7 +83,7 @@ def _rows(records: Iterable[Record]) -> pd.DataFrame:
     """One row a record with a score of the last epoch."""
     rows: list[dict[str, Any]] = []
     for r in records:
-        values = [s.value for s in r.scores if s.chosen_by == "last" and not s.task]
+        values = [s.value for s in r.scores if s.chosen_by == "last" and not s.task and s.metric == r.metric]
         if r.status not in ("ok", "partial") or not values:
             continue
         d = r.cell.distil

@@ -103,10 +103,14 @@ class Provenance(_Typed):
     """The engine's path: plain, compiled, stacked, stacked-compiled."""
 
 
+SCHEMA = 2
+"""Of records; a reader knows its own and all older ones (``store.read_record``)."""
+
+
 class Record(_Typed):
     """One evaluation cell's outcome."""
 
-    schema_version: int = 1
+    schema_version: int = SCHEMA
     key: str
     """Cell key: changes with anything that may change the result (see docs/architecture.md)."""
     set_key: str
@@ -133,10 +137,18 @@ class Record(_Typed):
     """What a reader must know: a recipe that was made for another ipc, a batch made smaller, padding."""
     data_fingerprint: str = ""
     set_fingerprint: str = ""
+    whitened: bool | None = None
+    """Whether students saw whitened images (ZCA); None in older records."""
     items: int = 0
     """Training items that the set decodes to."""
     classes: int = 0
     scores: list[Score] = Field(default_factory=list)
+    metric: str = "top1"
+    """What boards rank: of the scores those of this metric without a task, of the last epoch."""
+    ece: list[float] = Field(default_factory=list)
+    """Expected calibration error of each student after its last epoch (15 bins, a fraction), in the order of its scores."""
+    class_accuracy: list[float] = Field(default_factory=list)
+    """Test accuracy a class after the last epoch, mean over students, fractions, in the order of the classes."""
     rate: float | None = None
     """Learning rate of the students' first epoch: the plan's, or the one that the set learned; None in older records."""
     bytes: Bytes | None = None

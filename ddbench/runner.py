@@ -778,6 +778,7 @@ def make_record(cell: Cell, *, distilled: DistilledSet | None = None, **fields: 
             "notes": {**fields.get("notes", {}), **said},
             "set_fingerprint": distilled.fingerprint(),
             "labels": _label_word(distilled.targets),  # a setting may decide them
+            "whitened": distilled.space is not None and distilled.space.zca is not None,
             "items": codecs.count(distilled),
             "bytes": Bytes(
                 images=count.images,
@@ -863,6 +864,9 @@ def score(
     return record.model_copy(
         update={
             "scores": list(found.scores),
+            "metric": found.metric,
+            "ece": list(found.ece),
+            "class_accuracy": list(found.class_accuracy),
             "rate": found.rate,
             "notes": {**record.notes, **found.notes},
             "labels": found.labels or record.labels,

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from ddbench import cli, executors, registry, store
+from ddbench.commands import common, evaluate
 from ddbench.records import Bytes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -340,7 +341,7 @@ class TestRun:
     def test_precisions_and_engines_are_those_of_the_engine(self):
         from ddbench.train import engine
 
-        assert cli._PRECISIONS == engine.PRECISIONS and cli._ENGINES == ("auto", *engine.PATHS)
+        assert common.PRECISIONS == engine.PRECISIONS and common.ENGINES == ("auto", *engine.PATHS)
 
 
 # ------------------------------------------------------------------------------------------------ sets and records
@@ -427,7 +428,7 @@ class TestOneSet:
             notes=notes, bytes=beside, cell=SimpleNamespace(distil=SimpleNamespace(**distil))
         )
         plain = SimpleNamespace(notes={}, bytes=beside, cell=record.cell)
-        assert cli._who_labelled([record, plain, record]) == [
+        assert evaluate.who_labelled([record, plain, record]) == [
             "labels of dm: the protocol's own ConvNetBN 0a1b, 97.0 % held out; 2.0 kB of labels, 44.7 MB beside"
         ]
 

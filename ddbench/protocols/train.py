@@ -56,6 +56,12 @@ class Evaluation:
     """The networks whose answers these were; see :func:`ddbench.protocols.labelling.identities`."""
     teacher_s: float = 0.0
     """Seconds that training the protocol's own teachers took, now or when the cache got them."""
+    metric: str = "top1"
+    """What boards rank; as in ``records.Record``."""
+    ece: tuple[float, ...] = ()
+    """Expected calibration error of each student; as in ``records.Record``."""
+    class_accuracy: tuple[float, ...] = ()
+    """Test accuracy a class, mean over students; as in ``records.Record``."""
     teaching_s: float = 0.0
     """Seconds of this evaluation that made these teachers; not in ``wall_s``."""
 

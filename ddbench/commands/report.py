@@ -1,0 +1,7 @@
+"""``ddbench report``."""
+
+from __future__ import annotations
+
+import cloup
+
+COMMANDS: tuple[cloup.Command, ...] = ()
