@@ -17,6 +17,7 @@ import ddbench
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ("setup.cfg", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "run_bench.py")
+CLAIMS = "leaderboards/published"
 IGNORED = shutil.ignore_patterns("__pycache__", "*.egg-info")
 
 
@@ -31,7 +32,9 @@ def source_files() -> set[str]:
     ours = {p.relative_to(ROOT).as_posix() for p in (ROOT / "ddbench").rglob("*.py")}
     suites = {p.relative_to(ROOT).as_posix() for p in (ROOT / "ddbench/suites").glob("*.yaml")}
     plugins = {f"ddbench/{d}/{p.name}" for d in ("methods", "datasets") for p in (ROOT / d).glob("*.py")}
-    return ours | suites | plugins
+    claims = {f"ddbench/{p.relative_to(ROOT).as_posix()}" for p in (ROOT / CLAIMS).glob("*.csv")}
+    page = {p.relative_to(ROOT).as_posix() for p in (ROOT / "ddbench/page").iterdir()}
+    return ours | suites | plugins | claims | page
 
 
 @pytest.mark.parametrize("folder", ["methods", "datasets"])
@@ -46,7 +49,8 @@ def test_setup_cfg_lists_exactly_the_packages_that_exist() -> None:
     folders = {
         p.parent.relative_to(ROOT).as_posix().replace("/", ".") for p in (ROOT / "ddbench").rglob("*.py")
     }
-    assert sorted(listed) == sorted({*folders, "ddbench.methods", "ddbench.datasets"})
+    mapped = {"ddbench.methods", "ddbench.datasets", "ddbench.leaderboards.published"}
+    assert sorted(listed) == sorted(folders | mapped)
     for name in folders:
         assert (ROOT / name.replace(".", "/") / "__init__.py").is_file(), f"{name} has no __init__.py"
 
@@ -74,7 +78,7 @@ def test_the_embedded_suite_lies_in_the_package() -> None:
 
 def test_the_wheel_holds_exactly_the_files_of_the_folders(tmp_path: Path) -> None:
     copy = tmp_path / "with a space"
-    for folder in ("ddbench", "methods", "datasets"):
+    for folder in ("ddbench", "methods", "datasets", CLAIMS):
         shutil.copytree(ROOT / folder, copy / folder, ignore=IGNORED)
     for name in SHIPPED:
         if (ROOT / name).is_file():
@@ -97,7 +101,8 @@ def test_the_wheel_holds_exactly_the_files_of_the_folders(tmp_path: Path) -> Non
             sys.executable,
             "-c",
             "import ddbench, ddbench.registry as r, sys; print(ddbench.__file__); print(r.names('methods'));"
-            "print(r.names('datasets')); assert 'torch' not in sys.modules; r.get('methods', 'random')",
+            "print(r.names('datasets')); import ddbench.claims as c; assert len(c.published()) == 1468;"
+            "assert 'torch' not in sys.modules; r.get('methods', 'random')",
         ],
         cwd=tmp_path / "site",
         capture_output=True,
