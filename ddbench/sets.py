@@ -122,6 +122,16 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     )
 
 
+_FAULTS = (
+    SafetensorError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, RecursionError, OverflowError,
+)  # fmt: skip
+"""What a file of somebody else's making can raise in the code that puts a set together: its card may hold anything."""
+
+
+def _said(error: Exception) -> str:
+    return str(error)[:200] or type(error).__name__
+
+
 def _open(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no distilled set {path}; expected a .safetensors file that ddbench wrote")
@@ -149,9 +159,9 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         header = json.loads(metadata[_KEY])
         schema = int(header["schema"])
-    except (ValueError, KeyError, TypeError) as error:
+    except _FAULTS as error:
         raise DamagedError(
-            f"{path} has a card that cannot be read ({error}); delete the file and distil again"
+            f"{path} has a card that cannot be read ({_said(error)}); delete the file and distil again"
         ) from error
     if schema > SCHEMA:
         raise DamagedError(
@@ -253,13 +263,14 @@ def read(path: str | os.PathLike[str], zca: ZCA | None = None, verify: bool = Tr
             kind=header["kind"],
             card=replace(Card(**{**card, "cost": Cost(**card["cost"])}), shape=tuple(card["shape"])),
         )
+        fingerprint = distilled.fingerprint() if verify else header["fingerprint"]
     except DamagedError:
         raise
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise DamagedError(f"{path} is damaged ({error}); delete it and distil again") from error
-    if verify and distilled.fingerprint() != header["fingerprint"]:
+    except _FAULTS as error:
+        raise DamagedError(f"{path} is damaged ({_said(error)}); delete it and distil again") from error
+    if fingerprint != header.get("fingerprint"):
         raise DamagedError(
-            f"{path} was changed after it was written: its fingerprint is {distilled.fingerprint()}, the card says "
-            f"{header['fingerprint']}; delete it and distil again, or copy it again"
+            f"{path} was changed after it was written: its fingerprint is {fingerprint}, the card says "
+            f"{str(header.get('fingerprint'))[:40]}; delete it and distil again, or copy it again"
         )
     return distilled
