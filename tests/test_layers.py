@@ -18,7 +18,7 @@ TORCH_FREE = (
     "ddbench/starter.py",
     "ddbench/doctor.py",
     "ddbench/plan.py",
-    "ddbench/board.py",
+    "ddbench/board/__init__.py",
     "ddbench/claims.py",
     "ddbench/compare.py",
     "ddbench/verdicts.py",

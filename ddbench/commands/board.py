@@ -10,10 +10,17 @@ from cloup import option
 
 from ddbench.commands.common import example, json_option, quiet_option, say, table_text, warn, write_boards
 
+KINDS = ("tables", "uniform", "as-published", "equal-bytes", "cost", "cross-architecture")
+"""As in board/, which needs pandas; tests/test_board.py compares them."""
+
 
 @cloup.command(
     short_help="Make tables and plots from records.",
-    epilog=example("ddbench board --runs runs --out leaderboards"),
+    epilog=example(
+        "ddbench board --runs runs --out leaderboards",
+        "ddbench board --kind equal-bytes",
+        "ddbench board --kind uniform --uniform dc-dsa",
+    ),
 )
 @option(
     "--runs",
@@ -29,25 +36,63 @@ from ddbench.commands.common import example, json_option, quiet_option, say, tab
     metavar="DIR",
     help="where the tables go",
 )
-@option("--plots/--no-plots", default=True, help="accuracy over ipc and over bytes")
+@option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    default=("all",),
+    type=cloup.Choice(("all", *KINDS)),
+    metavar="KIND",
+    help=f"all, or of {', '.join(KINDS)}; repeatable",
+)
+@option(
+    "--uniform",
+    metavar="PROTOCOL",
+    help="protocol of the uniform board (default: the one under which most methods of a data set are measured)",
+)
+@option("--plots/--no-plots", default=True, help="accuracy over ipc, over bytes and over seconds")
 @quiet_option
 @json_option
-def board(runs: tuple[Path, ...], out: Path, plots: bool, quiet: bool, as_json: bool) -> None:
-    """Make the boards from records; nothing is run, torch is not needed."""
+def board(
+    runs: tuple[Path, ...],
+    out: Path,
+    kinds: tuple[str, ...],
+    uniform: str | None,
+    plots: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Make the boards from records; nothing is run, torch is not needed.
+
+    One page and CSV a data set and kind, and README.md, which links them; docs/boards.md says what each of them means.
+    """
     from ddbench import board as board_
 
     folders = runs or (Path("runs"),)
-    boards, made, unreadable = write_boards(folders, out, plots)
+    asked = KINDS if "all" in kinds else kinds
+    boards, made, unreadable = write_boards(folders, out, plots, asked, uniform or "")
     warn(unreadable)
     if not boards:
         raise FileNotFoundError(
             f"no records in {', '.join(str(f) for f in folders)}; expected a run folder (see: ddbench run --runs DIR)"
         )
+    if "all" not in kinds:
+        warn([f"{b.dataset}: no {kind} board: {why}" for b in boards for kind, why in b.empty.items()])
     document = {
         "boards": [str(p) for p in made],
         "rows": {b.dataset: json.loads(b.table.to_json(orient="records")) for b in boards},
+        "pages": {
+            b.dataset: {k: json.loads(p.table.to_json(orient="records")) for k, p in b.pages.items()}
+            for b in boards
+        },
+        "empty": {b.dataset: b.empty for b in boards},
     }
-    texts = [board_.plain(b) or f"{b.dataset}: no cell has a score yet\n" for b in boards]
+    texts = []
+    for b in boards:
+        if "tables" in asked:
+            texts.append(board_.plain(b) or f"{b.dataset}: no cell has a score yet\n")
+        if "all" not in kinds:
+            texts += [board_.page_text(b, kind) for kind in b.pages]
     shown = "" if quiet else "\n".join(texts) + "\n"
     say(as_json, document, shown + "\n".join(str(p) for p in made))
 

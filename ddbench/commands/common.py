@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -258,9 +260,9 @@ def time_budget_of(text: str | None) -> Any:
 
 
 def parse_seeds(text: str) -> int | list[int]:
-    """``5`` -> seeds 0..4; ``3,7`` -> those two."""
+    """``5`` -> seeds 0..4; ``3,7`` -> those two; ``7,`` -> that one."""
     try:
-        numbers = [int(part) for part in text.split(",")]
+        numbers = [int(part) for part in text.removesuffix(",").split(",")]
     except ValueError:
         raise ValueError(f"--seeds is {text!r}; expected a count such as 5, or seeds such as 0,3,7") from None
     if "," not in text and numbers[0] < 1:
@@ -269,14 +271,53 @@ def parse_seeds(text: str) -> int | list[int]:
 
 
 def write_boards(
-    runs: Sequence[Path], out: Path, plots: bool = True
+    runs: Sequence[Path], out: Path, plots: bool = True, kinds: Sequence[str] = (), uniform: str = ""
 ) -> tuple[list[Any], list[Path], list[str]]:
-    from ddbench import board, store
+    """Boards of the kinds named (none: all) from the records of run folders: boards, files, records that can't be read."""
+    from ddbench import board, claims, store
 
     unreadable: list[str] = []
-    records = [r for folder in runs for r in store.RunFolder(folder).records(unreadable)]
-    boards = board.make(records)
-    return boards, board.write(boards, out, plots), unreadable
+    kinds = kinds or board.KINDS
+    collecting = gc.isenabled()
+    gc.disable()  # thousands of records, no cycle among them: looking at all of them again and again took a third of the time
+    try:
+        records = [r for folder in runs for r in store.RunFolder(folder).records(unreadable)]
+        published = claims.published() if records and "as-published" in kinds else ()
+        boards = board.make(records, published, kinds, uniform)
+    finally:
+        if collecting:
+            gc.enable()
+    return boards, board.write(boards, out, plots, kinds), unreadable
+
+
+def run_cells(cells: Sequence[Any], context: Any, *, jobs: int = 1) -> Any:
+    """``executors.run``, each outcome told as a line on the standard error, each reason once (nothing in a quiet context)."""
+    from ddbench import executors
+
+    said: set[str] = set()
+
+    def told(outcome: Any) -> None:
+        from tqdm import tqdm
+
+        if not context.quiet and outcome.status not in ("cached", "left"):
+            tqdm.write(executors.brief(outcome, outcome.reason not in said), file=sys.stderr)
+            said.add(outcome.reason)
+            for line in executors.notes(outcome) if jobs > 1 else ():  # else the task said it
+                if line not in said:
+                    tqdm.write(line, file=sys.stderr)
+                    said.add(line)
+
+    return executors.run(cells, context, jobs=jobs, told=told)
+
+
+def outcome_document(outcome: Any) -> dict[str, Any]:
+    """What became of a cell, for ``--json``."""
+    return {
+        "cell": outcome.cell.model_dump(),
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "record": outcome.record.model_dump() if outcome.record else None,
+    }
 
 
 def unscored(outcomes: Sequence[Any]) -> list[str]:
