@@ -11,6 +11,7 @@ import torch
 import ddbench
 from ddbench import api, sets
 from ddbench.contract import CodecSpec, RealData, Space
+from ddbench.formats import given
 
 
 def ten(real: RealData, per_class: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -184,7 +185,7 @@ class TestImages:
 
 class TestLabels:
     def targets(self, labels, kind=None, n=4, classes=2):
-        return api._targets(torch.as_tensor(labels), kind, n, classes, "toy")
+        return given.targets_of(torch.as_tensor(labels), kind, n, classes, "toy")
 
     def test_kinds_are_told_apart_by_their_values(self):
         assert self.targets([0.0, 1.0, 1.0, 0.0]).ids.tolist() == [0, 1, 1, 0]

@@ -202,7 +202,7 @@ class TestFiles:
 
     def test_a_file_too_large_for_a_batch_is_refused(self, tmp_path):
         write_files(tmp_path)
-        with pytest.raises(ValueError, match="holds 0 MiB, more than the 0 MiB of a batch"):
+        with pytest.raises(ValueError, match="holds 0 MiB, more than the 0 MiB of a label file"):
             read_record(tmp_path / "epoch_0" / "batch_0.tar", limit_mib=1e-4)
 
     @pytest.mark.parametrize(

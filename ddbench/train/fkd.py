@@ -23,30 +23,27 @@ Sources: FKD (arXiv:2112.01528) and its repository; SRe2L's repository (``relabe
 
 from __future__ import annotations
 
-import pickle
 import re
-import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from ddbench import foreign
 from ddbench.budget import LABEL_NOTE
 from ddbench.codecs import codec_of
 from ddbench.contract import DistilledSet, Labeller, Space, Targets
-from ddbench.store import DamagedError, Lock
+from ddbench.foreign import LIMIT_MIB
+from ddbench.store import Lock
 from ddbench.train.labels import SHARD_MIB, ShardWriter, StoredAnswers, store_path
 from ddbench.trainplan import LABEL_MODES, ViewPlan
 
 BOXES = "fkd"
 """Name of the tensors with explicit views (``ViewPlan.boxes``)."""
 SEED = 42
-_LIMIT_MIB = 4096.0
 _OFF_GRID = 0.05  # pixels that a fraction may miss a whole pixel by; float32 misses by 1e-4
 _LOOKED_AT = 4096  # views that tell one batch order from another
 
@@ -78,70 +75,18 @@ class Record:
         return "none" if self.perm is None else "mixup" if self.cut is None else "cutmix"
 
 
-def _allowed() -> list[Any]:
-    """What such files may name besides tensors: numpy scalars of three types, under the old and the new name."""
-    scalar = np.float64(0).__reduce__()[0]
-    types = [type(np.dtype(t)) for t in (np.float64, np.float32, np.int64)]
-    named = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    return [*named, np.dtype, *types]
-
-
-def load_torch(path: Path, limit_mib: float = _LIMIT_MIB) -> Any:
-    """What a torch file holds, on the CPU, tensors memory-mapped; nothing in it can run.
-
-    Args:
-        path: a file of ``torch.save``, whatever its suffix.
-        limit_mib: most that it may hold once unpacked.
+def load_torch(path: Path, limit_mib: float = LIMIT_MIB) -> Any:
+    """What a label file holds (``foreign.load_torch``): torch's zip files alone.
 
     Raises:
         FileNotFoundError: no such file.
-        ddbench.store.DamagedError: truncated, or no torch file.
-        ValueError: a pickle, or a file that names what no label file needs; too large, or with unsafe member names.
+        ddbench.foreign.FormatError: truncated, or no torch file (also a DamagedError); a pickle, or a file that names what no
+            label file needs; too large, or with unsafe member names.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no label file {path}")
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start[:2] != b"PK":
-        if start[:1] == b"\x80":
-            raise ValueError(
-                f"{path} is a plain pickle, which can run code when it is read, and is refused; where you trust it, convert "
-                f"it: record = torch.load(file, weights_only=False); torch.save(record, file)"
-            )
-        raise DamagedError(f"{path} is no torch file (it begins with {start!r}); copy it again")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except zipfile.BadZipFile as error:
-        raise DamagedError(f"{path} is truncated or no torch file ({error}); copy it again") from error
-    odd = [m.filename for m in members if m.filename.startswith("/") or ".." in Path(m.filename).parts]
-    if odd:
-        raise ValueError(f"{path} has a member named {odd[0]!r}, outside of itself; it is refused")
-    size = sum(m.file_size for m in members)
-    if size > limit_mib * (1 << 20):
-        raise ValueError(
-            f"{path} holds {size / (1 << 20):,.0f} MiB, more than the {limit_mib:,.0f} MiB of a batch; it is refused"
-        )
-    try:
-        with torch.serialization.safe_globals(_allowed()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # old names of numpy warn
-            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        why = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
-        named = re.search(r"GLOBAL ([\w.]+)", why)
-        what = (
-            f"names {named.group(1)}"
-            if named
-            else f"is refused by torch ({why.splitlines()[0]}): it has something"
-        )
-        raise ValueError(
-            f"{path} {what}, which no label file needs and which might run code; it is not read"
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise DamagedError(
-            f"{path} is truncated or no torch file ({str(error).splitlines()[0]}); copy it again"
-        ) from error
+    return foreign.load_torch(path, limit_mib, "label file")
 
 
 def _is(value: Any, dims: int, floats: bool, rows: int | None = None) -> bool:
@@ -149,7 +94,7 @@ def _is(value: Any, dims: int, floats: bool, rows: int | None = None) -> bool:
     return fits and (rows is None or len(value) == rows)
 
 
-def read_record(path: Path, limit_mib: float = _LIMIT_MIB) -> Record:
+def read_record(path: Path, limit_mib: float = LIMIT_MIB) -> Record:
     """One label file.
 
     Raises:
