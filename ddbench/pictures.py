@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -87,14 +88,19 @@ def _titled(picture: Image.Image, titles: Sequence[str], step: int) -> Image.Ima
 
 def samples(real: RealData | ImageData, per_class: int, path: str | os.PathLike[str]) -> Path:
     """A sheet with the first ``per_class`` training images of each class (of the first 50 classes), one row a class."""
-    data = real.train if isinstance(real, RealData) else real
+    rows, titles = real_rows(real.train if isinstance(real, RealData) else real, per_class)
+    return _rows_sheet(rows, path, titles)
+
+
+def real_rows(data: ImageData, per_class: int, classes: int = _ROWS) -> tuple[list[Tensor], list[str]]:
+    """The first ``per_class`` images of each of the first ``classes``, and their names, as in :func:`distilled_rows`."""
     if per_class < 1:
         raise ValueError(f"{per_class} samples a class; expected at least 1")
     rows = []
-    for c in range(min(data.classes, _ROWS)):
+    for c in range(min(data.classes, classes)):
         chosen = data.of_class(c)[:per_class]
         rows.append(data.images[chosen.to(data.images.device)].cpu().float() / 255)
-    return _rows_sheet(rows, path, [_class_name(data, c) for c in range(len(rows))])
+    return rows, [_class_name(data, c) for c in range(len(rows))]
 
 
 def _rows_sheet(rows: Sequence[Tensor], path: str | os.PathLike[str], titles: Sequence[str]) -> Path:
@@ -109,19 +115,20 @@ def _class_name(data: ImageData | None, c: int) -> str:
     return data.class_names[c] if data is not None and c < len(data.class_names) else str(c)
 
 
-def distilled_sheet(
+def distilled_rows(
     distilled: DistilledSet,
     real: ImageData | None,
-    path: str | os.PathLike[str],
     *,
     decoded: bool = False,
     per_class: int = 10,
-) -> Path:
-    """A sheet of a distilled set: one row a class (the first 50), at most ``per_class`` images each, as pixels on [0, 1].
+    classes: int = _ROWS,
+) -> tuple[list[Tensor], list[str]]:
+    """The images of a distilled set, a class a row (the first ``classes``), at most ``per_class`` each, as float (n, C, H, W)
+    on [0, 1], and the names of the classes; images without a class stand in rows without a name.
 
     Args:
         real: the training images; needed by subset codecs, else only for the names of the classes.
-        decoded: show the training items that the codec makes, not the stored images (they differ for grid codecs).
+        decoded: the training items that the codec makes, not the stored images (they differ for grid codecs).
 
     Raises:
         ValueError: the set holds no images.
@@ -149,7 +156,52 @@ def distilled_sheet(
     if ids is None and soft is not None:
         ids = soft.argmax(1)
     if ids is None or len(ids) != len(stored):
-        return sheet(unit(torch.arange(min(len(stored), _ROWS * per_class))), path, per_class)
-    classes = sorted(set(ids.tolist()))[:_ROWS]
-    rows = [unit((ids == c).nonzero().squeeze(1)[:per_class]) for c in classes]
-    return _rows_sheet(rows, path, [_class_name(real, c) for c in classes])
+        first = unit(torch.arange(min(len(stored), classes * per_class)))
+        return list(torch.split(first, per_class)), [""] * -(-len(first) // per_class)
+    found = sorted(set(ids.tolist()))[:classes]
+    rows = [unit((ids == c).nonzero().squeeze(1)[:per_class]) for c in found]
+    return rows, [_class_name(real, c) for c in found]
+
+
+def distilled_sheet(
+    distilled: DistilledSet,
+    real: ImageData | None,
+    path: str | os.PathLike[str],
+    *,
+    decoded: bool = False,
+    per_class: int = 10,
+) -> Path:
+    """A sheet of a distilled set: :func:`distilled_rows` as a PNG, with the names of the classes."""
+    rows, titles = distilled_rows(distilled, real, decoded=decoded, per_class=per_class)
+    if not any(titles):
+        return sheet(torch.cat(rows), path, per_class)
+    return _rows_sheet(rows, path, titles)
+
+
+def tiles(rows: Sequence[Tensor], side: int) -> tuple[bytes, int, int]:
+    """One PNG of images side by side, a row each, without gaps: for pages that lay them out themselves.
+
+    Args:
+        rows: of images (n, C, H, W) on [0, 1], C 1 or 3, one shape; short rows end in white.
+        side: larger images are made smaller to so many pixels on their longer side (antialiased); none is enlarged.
+
+    Returns:
+        the file, and width and height of a tile in pixels.
+    """
+    columns = max(len(r) for r in rows)
+    shrunk = []
+    for r in rows:
+        r = r.detach().float().cpu().clamp(0, 1)
+        height, width = r.shape[2:]
+        if max(height, width) > side:
+            size = [max(1, round(n * side / max(height, width))) for n in (height, width)]
+            r = torch.nn.functional.interpolate(r, size, mode="bilinear", antialias=True).clamp(0, 1)
+        shrunk.append(torch.cat([r, r.new_ones(columns - len(r), *r.shape[1:])]))
+    wall = torch.stack(shrunk)  # (rows, columns, C, h, w)
+    n, _, channels, height, width = wall.shape
+    pixels = (wall * 255).round().to(torch.uint8).permute(0, 3, 1, 4, 2)
+    pixels = pixels.reshape(n * height, columns * width, channels)
+    picture = Image.fromarray(pixels.squeeze(2).numpy() if channels == 1 else pixels.numpy())
+    file = io.BytesIO()
+    picture.save(file, format="PNG", optimize=True)
+    return file.getvalue(), width, height
