@@ -29,7 +29,7 @@ import torch
 from tqdm import tqdm
 
 import ddbench
-from ddbench import codecs, curves, data, registry, sets, store
+from ddbench import codecs, curves, data, leaks, registry, sets, store
 from ddbench.budget import Meter, byte_count
 from ddbench.contract import (
     Card,
@@ -316,10 +316,17 @@ class Session:
         self._failed: dict[str, str] = {}
         self._forced: set[str] = set()
         self._said: set[str] = set()
+        self._leaks: dict[str, str] = {}
 
     # -------------------------------------------------------------------------------------------- keys
 
-    def _real(self, name: str) -> RealData:
+    def real(self, name: str) -> RealData:
+        """The data of a name, loaded unless they are there.
+
+        Raises:
+            LookupError: no such data set.
+            FileNotFoundError, ddbench.data.DataError, ddbench.store.DamagedError: see :func:`ddbench.data.load`.
+        """
         if name in self._no_data:  # every cell would wait for the same download to fail
             raise self._no_data[name]
         if self._data is None or self._data[0] != name:
@@ -339,7 +346,7 @@ class Session:
         recipe = registry.resolve_recipe(cell.method, cell.recipe, cell.dataset, cell.ipc)
         made = registry.make(cell.method, {**recipe.settings, **cell.settings})
         settings = registry.settings_of(made)
-        real = self._real(cell.dataset)
+        real = self.real(cell.dataset)
         parts = {
             "method": cell.method,
             "code": code_hash(cell.method),
@@ -448,7 +455,7 @@ class Session:
         recipe = recipe_of(cell.method, made)
         context = self.context
         task = RunTask(
-            self._real(cell.dataset).train,
+            self.real(cell.dataset).train,
             cell.ipc,
             cell.seed,
             self.device,
@@ -480,7 +487,7 @@ class Session:
                 f"{recipe.network} has public weights {recipe.weights} under this recipe: nothing to train; methods load them "
                 f"when they need them (--set weights= trains a network of one's own)"
             )
-        real, context = self._real(dataset), self.context
+        real, context = self.real(dataset), self.context
         before = {entry.fingerprint for entry in teachers.stored()}
         task = RunTask(real.train, 1, 0, self.device, context.memory_limit_mib, quiet=context.quiet)
         made = [trained.fingerprint for trained in task.teachers(recipe)]
@@ -592,7 +599,8 @@ class Session:
         ) or network_names.why_not(cell.network, known.real.train.shape)
         if reason:
             return self._record(cell, key, known.key, "skipped", reason, known, distilled)
-        return score(
+        leaked = self._leak(distilled, known.real)
+        record = score(
             distilled,
             known.real,
             cell,
@@ -601,6 +609,17 @@ class Session:
             budget=self.context.budget,
             base=functools.partial(self._record, cell, key, known.key, known=known, distilled=distilled),
         )
+        return with_leak(record, leaked)
+
+    def _leak(self, distilled: DistilledSet, real: RealData) -> str:
+        """Test images in a set, in words; looked for once a set, and said once."""
+        fingerprint = distilled.fingerprint()
+        if fingerprint not in self._leaks:
+            self._leaks[fingerprint] = text = leaks.note(distilled, real)
+            if text:
+                card = distilled.card
+                self._say_once(f"warning: {card.method} ipc {card.ipc:g} seed {card.seed}: {text}")
+        return self._leaks[fingerprint]
 
     def _score_snapshots(self, cell: Cell, known: _Known, record: Record) -> Record:
         """Accuracy over time: score the snapshots of a finished set as the cell scores the set, with fewer students.
@@ -797,6 +816,13 @@ def make_record(cell: Cell, *, distilled: DistilledSet | None = None, **fields: 
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **fields,
     )
+
+
+def with_leak(record: Record, leaked: str) -> Record:
+    """The record with what :func:`ddbench.leaks.note` said of its set, if it said anything."""
+    if not leaked:
+        return record
+    return record.model_copy(update={"notes": {**record.notes, "leak": leaked}})
 
 
 def _spent(card: Card) -> Spent:

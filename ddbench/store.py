@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+from pydantic import BaseModel, ValidationError
 
-from ddbench.records import Record
+from ddbench.records import SCHEMA, Record
 
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -284,23 +285,61 @@ def _visible(folder: Path, pattern: str) -> list[Path]:
     return sorted(p for p in folder.glob(pattern) if not p.name.startswith("."))
 
 
+_RECORD_BYTES = 4 << 20
+"""Above that a file is no record: the longest have some tens of kB."""
+
+
 def read_record(path: Path) -> Record:
-    """Read and validate one record.
+    """Read and validate one record, of this schema version or an older one.
+
+    Version 1 (before metric, ece, class_accuracy and whitened) needs nothing done: the defaults of these fields are what is
+    known of it.  A version that renames or drops a field gets its old records changed here, after they were parsed and
+    before they are validated; a frozen record of each version is in tests/data.
 
     Raises:
-        DamagedError: the file is no whole record; names the file and the first fault.
+        DamagedError: the file is no whole record, or one of a newer version; names the file and the first fault.
+        FileNotFoundError: no such file.
     """
-    from pydantic import ValidationError
-
+    path = Path(path)
+    again = "remove it and run again to make it anew"
+    if not path.is_file() and path.exists():
+        raise DamagedError(f"record {path} is no file; move it away")
+    if (size := path.stat().st_size) > _RECORD_BYTES:
+        raise DamagedError(f"record {path} has {size:,} bytes, which no record has; {again}")
+    text = path.read_bytes()
     try:
-        return Record.model_validate_json(path.read_bytes())
+        record = Record.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
+        _check_version(path, text)  # a newer one has fields that are unknown here: that is then the reason
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         field = ".".join(str(part) for part in first["loc"])
         raise DamagedError(
-            f"record {path} can't be read ({f'field {field}: ' if field else ''}{first['msg']}); "
-            f"remove it and run again to make it anew"
+            f"record {path} can't be read ({f'field {field}: ' if field else ''}{first['msg']}); {again}"
         ) from error
+    if not 1 <= record.schema_version <= SCHEMA:
+        _check_version(path, text)
+        raise DamagedError(
+            f"record {path} says schema version {record.schema_version}; expected 1 to {SCHEMA}; {again}"
+        )
+    return record
+
+
+class _Version(BaseModel):
+    """The one field that says how to read the others."""
+
+    schema_version: int = 0
+
+
+def _check_version(path: Path, text: bytes) -> None:
+    """Raises DamagedError for a record that a newer ddbench wrote."""
+    try:
+        version = _Version.model_validate_json(text).schema_version
+    except ValidationError:
+        return  # no JSON at all, say: what the reader of the whole said of it stands
+    if version > SCHEMA:
+        raise DamagedError(
+            f"record {path} has schema version {version}, this ddbench knows up to {SCHEMA}; update ddbench to read it"
+        )
 
 
 class RunFolder:
@@ -376,7 +415,9 @@ class RunFolder:
 
     def write_record(self, record: Record) -> Path:
         path = self.record_path(record.key)
-        write_text(path, record.model_dump_json(indent=1) + "\n")
+        # an older one may have got new fields since it was read
+        now = record.model_copy(update={"schema_version": SCHEMA})
+        write_text(path, now.model_dump_json(indent=1) + "\n")
         return path
 
     def records(self, unreadable: list[str] | None = None) -> list[Record]:

@@ -109,6 +109,12 @@ UNDEFINED = """
             from ddbench.contract import NotApplicable
             raise NotApplicable(f"ipc {task.ipc} leaves no image; expected ipc 2 or more")
 """
+CHEATS = """
+        def distill(self, task):
+            from ddbench import data
+            test = data.load("run_blobs").test
+            return task.distilled(images=test.space.real_to_input(test.images[:2]), ids=test.labels[:2])
+"""
 BROKEN = """
         import no_such_module_at_all
         def distill(self, task):
@@ -124,6 +130,7 @@ METHODS = {
     "shows": SHOWS,
     "broken": BROKEN,
     "undefined": UNDEFINED,
+    "cheats": CHEATS,
 }
 
 
@@ -201,6 +208,33 @@ class TestRecords:
         summary = executors.run(both, context(tmp_path / "run", plugins))
         assert statuses(summary) == ["ok", "ok"] and note.read_text() == "x\n"
         assert len(store.RunFolder(tmp_path / "run").sets()) == 1
+
+
+class TestLeaks:
+    def test_test_images_in_a_set_are_noted_in_its_records_and_said_once(self, tmp_path, plugins, capsys):
+        both = [cell("cheats"), cell("cheats", network="ConvNetD1W32")]
+        summary = executors.run(both, context(tmp_path, plugins, quiet=False))
+        assert statuses(summary) == ["ok", "ok"], "a leak blocks nothing"
+        said = "copies of test images in the set (image 0 = test 0; image 1 = test 1)"
+        assert [r.notes["leak"] for r in store.RunFolder(tmp_path).records()] == [f"2 {said}"] * 2
+        err = capsys.readouterr().err
+        assert err.count("warning: ") == 1 and f"warning: run_cheats ipc 1 seed 0: 2 {said}" in err
+
+    def test_an_honest_set_has_no_note_and_the_check_is_no_part_of_the_evaluation(
+        self, tmp_path, plugins, monkeypatch
+    ):
+        looked = []
+
+        def note(distilled, real):
+            assert not runner.Meter._open, "nothing is timed now"
+            looked.append(distilled.fingerprint())
+            return ""
+
+        monkeypatch.setattr(runner.leaks, "note", note)
+        session = runner.Session(context(tmp_path, plugins))
+        records = [session.evaluate(c).record for c in (cell(), cell(network="ConvNetD1W32"))]
+        assert len(looked) == 1, "once a set"
+        assert all(r.status == "ok" and "leak" not in r.notes for r in records)
 
 
 class TestDoneCells:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ddbench import store
-from ddbench.records import Cell, DistilCell, Provenance, Record
+from ddbench.records import SCHEMA, Cell, DistilCell, Provenance, Record
 
 
 def record(key: str = "k1") -> Record:
@@ -242,3 +247,94 @@ def test_the_store_does_not_import_torch():
 
     code = "import sys, ddbench.store; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ------------------------------------------------------------------------------------------------ versions of records
+
+
+DATA = Path(__file__).parent / "data"
+
+
+class TestVersions:
+    @pytest.mark.parametrize("version", range(1, SCHEMA + 1))
+    def test_a_frozen_record_of_every_version_is_read(self, version):
+        found = store.read_record(DATA / f"record-v{version}.json")
+        assert found.schema_version == version and found.status == "ok"
+        assert found.scores and all(0 < s.value < 1 for s in found.scores)
+        assert found.cell.distil.dataset == "digits" and found.bytes.total > 0 and found.provenance.torch
+
+    def test_what_version_1_does_not_know_is_said_to_be_unknown(self):
+        old, new = (store.read_record(DATA / f"record-v{v}.json") for v in (1, 2))
+        assert (old.metric, old.ece, old.class_accuracy, old.whitened) == ("top1", [], [], None)
+        assert (new.metric, len(new.ece), len(new.class_accuracy), new.whitened) == ("top1", 2, 10, False)
+        assert old.labelled_by and old.labels == "committee of 5, stored"
+
+    def test_an_older_record_that_is_written_again_is_of_this_version(self, tmp_path):
+        old = store.read_record(DATA / "record-v1.json")
+        path = store.RunFolder(tmp_path).write_record(old)
+        assert store.read_record(path) == old.model_copy(update={"schema_version": SCHEMA})
+
+    def test_a_newer_one_is_refused_with_what_to_do_even_where_its_fields_are_unknown(self, tmp_path):
+        path = tmp_path / "new.json"
+        plain = json.loads((DATA / "record-v2.json").read_text())
+        for more in ({}, {"colour": "red"}, {"scores": "elsewhere"}):
+            path.write_text(json.dumps({**plain, **more, "schema_version": SCHEMA + 1}))
+            with pytest.raises(
+                store.DamagedError,
+                match=rf"new\.json has schema version {SCHEMA + 1}, this ddbench knows up to {SCHEMA}; update ddbench",
+            ):
+                store.read_record(path)
+        path.write_text(json.dumps({**plain, "schema_version": 0}))
+        with pytest.raises(
+            store.DamagedError, match=rf"says schema version 0; expected 1 to {SCHEMA}; remove it"
+        ):
+            store.read_record(path)
+
+    def test_an_unknown_field_of_this_version_is_named(self, tmp_path):
+        path = tmp_path / "odd.json"
+        path.write_text(json.dumps({**json.loads((DATA / "record-v2.json").read_text()), "colour": "red"}))
+        with pytest.raises(store.DamagedError, match="field colour: Extra inputs are not permitted"):
+            store.read_record(path)
+
+
+class TestHostileRecords:
+    def test_deep_nesting_length_and_folders_are_refused_in_words(self, tmp_path):
+        path = tmp_path / "r.json"
+        good = (DATA / "record-v2.json").read_text()
+        deep = good.replace('"notes": {}', '"settings": ' + '{"a":' * 50_000 + "1" + "}" * 50_000)
+        for text in ("[" * 100_000, deep, "", "null", "[]", "\udcff", "1e999999", '{"schema_version": 9e99}'):
+            path.write_bytes(text.encode("utf-8", "surrogateescape"))
+            with pytest.raises(store.DamagedError, match=r"record .*r\.json can't be read"):
+                store.read_record(path)
+        path.write_bytes(b" " * (store._RECORD_BYTES + 1))
+        with pytest.raises(store.DamagedError, match=r"has 4,194,305 bytes, which no record has; remove it"):
+            store.read_record(path)
+        (tmp_path / "records" / "x.json").mkdir(parents=True)
+        skipped: list[str] = []
+        assert store.RunFolder(tmp_path).records(skipped) == [] and "is no file; move it away" in skipped[0]
+        with pytest.raises(FileNotFoundError):
+            store.read_record(tmp_path / "gone.json")
+
+    @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(data=st.data())
+    def test_whatever_a_field_holds_it_is_read_or_refused(self, tmp_path, data):
+        anything = st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+            lambda inner: (
+                st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+            ),
+            max_leaves=6,
+        )
+        plain = json.loads((DATA / "record-v2.json").read_text())
+        place = plain
+        while isinstance(place, (dict, list)) and place:
+            keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+            key = data.draw(st.sampled_from(keys))
+            if not isinstance(place[key], (dict, list)) or data.draw(st.booleans()):
+                place[key] = data.draw(anything)
+                break
+            place = place[key]
+        path = tmp_path / "r.json"
+        path.write_text(json.dumps(plain))
+        with contextlib.suppress(store.DamagedError):
+            assert store.read_record(path).schema_version in (1, 2)
