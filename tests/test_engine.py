@@ -265,7 +265,7 @@ class TestOnTheWay:
 
         def tester(now):
             seen.append(now)
-            return [float(len(seen) + k) for k in range(len(now.states))], 0.25
+            return engine.Tested([float(len(seen) + k) for k in range(len(now.states))], (), (), 0.25)
 
         got = train_students(items, plan, NET, crew(1, 2), options, tester=tester)
         assert [list(t) for t in got.tests] == [[2, 4], [2, 4]], "the end is the caller's to test"
@@ -629,9 +629,57 @@ class TestAccuracy:
         want = test_accuracy(got, gauss2.test, gauss2.train.space)
         monkeypatch.setattr(engine, "COMPILE_ABOVE_S", 0.0)
         monkeypatch.setitem(engine._TEST_BATCH, "cpu", 8)  # 20 images: the last batch is padded
-        again, compile_s = engine.tested(got, gauss2.test, gauss2.train.space)
-        assert again == want
-        assert compile_s > 0
+        again = engine.tested(got, gauss2.test, gauss2.train.space)
+        assert again.accuracies == want
+        assert again.compile_s > 0
+
+    def test_one_pass_gives_calibration_and_accuracy_a_class(self, gauss3: RealData):
+        items, space, test = made(shape=(3, 16, 16), classes=3), gauss3.train.space, gauss3.test
+        got = train_students(items, PLAN, NET, crew(1, 2), DOUBLE)
+        found = engine.tested(got, test, space, DOUBLE)
+        hits = []
+        for k, state in enumerate(got.states):
+            net = build(NET, (3, 16, 16), 3).double().eval()
+            net.load_state_dict(state)
+            with torch.no_grad():
+                probabilities = net(space.real_to_input(test.images).double()).softmax(1)
+            sure, predicted = probabilities.max(1)
+            right = (predicted == test.labels).double()
+            error = 0.0
+            for low in range(15):
+                inside = (sure * 15).floor() == low
+                if inside.any():
+                    error += float(
+                        inside.double().mean() * (right[inside].mean() - sure[inside].mean()).abs()
+                    )
+            assert found.ece[k] == pytest.approx(error, abs=1e-12)
+            assert found.accuracies[k] == pytest.approx(float(right.mean()))
+            hits.append([float(right[test.labels == c].mean()) for c in range(3)])
+        assert found.class_accuracy == pytest.approx(torch.tensor(hits).double().mean(0).tolist(), abs=1e-7)
+
+    def test_the_calibration_error_is_that_of_torchmetrics(self):
+        functional = pytest.importorskip("torchmetrics.functional", reason="needs torchmetrics")
+        rng = torch.Generator().manual_seed(0)
+        probabilities = (3 * torch.randn((500, 10), generator=rng)).softmax(1)
+        labels = torch.randint(10, (500,), generator=rng)
+        sure, predicted = probabilities.max(1)
+        want = functional.calibration_error(
+            probabilities, labels, task="multiclass", num_classes=10, n_bins=engine.ECE_BINS, norm="l1"
+        )
+        got = engine.calibration_error(sure, predicted == labels)
+        assert got == pytest.approx(float(want), abs=1e-6)
+
+    def test_edges_of_bins_belong_to_the_bin_above_and_full_confidence_to_the_last(self):
+        sure, right = torch.tensor([1.0, 0.95, 0.5]), torch.tensor([True, False, True])
+        # bins of a half: the edge 0.5 falls into the second with the two others
+        assert engine.calibration_error(sure, right, bins=2) == pytest.approx(abs(2 - 2.45) / 3)
+        assert engine.calibration_error(torch.ones(4), torch.ones(4, dtype=torch.bool)) == 0
+
+    def test_a_class_without_test_images_has_no_accuracy(self, gauss3: RealData):
+        got = train_students(made(shape=(3, 16, 16), classes=3), PLAN, NET, crew(1))
+        some = gauss3.test.subset((gauss3.test.labels < 2).nonzero().squeeze(1))
+        found = engine.tested(got, some, gauss3.train.space)
+        assert found.class_accuracy == () and len(found.ece) == 1
 
     def test_students_are_not_mixed_up(self, gauss2: RealData):
         items, space = made(classes=2), gauss2.train.space

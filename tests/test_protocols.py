@@ -320,7 +320,8 @@ class TestLearnedRates:
         assert ROWS[name].plan == ROWS["dc-dsa"].plan.changed(learned_rate=True, **different)
 
     def test_no_other_row_looks_at_the_learned_rate(self, gauss2: RealData, monkeypatch):
-        assert {n for n, r in ROWS.items() if r.plan.learned_rate} == {"mtt", "mtt-flip", "datm", "native"}
+        learning = {"mtt", "mtt-flip", "datm", "native", "ddranking", "ddranking-full"}
+        assert {n for n, r in ROWS.items() if r.plan.learned_rate} == learning
         plans = trained_plans(monkeypatch)
         learned = made(gauss2, program=Program(torch.tensor([0.037])))
         protocols.get("dc-dsa").evaluate(learned, gauss2, NET, crew(1))

@@ -24,10 +24,19 @@ def get(name: str) -> RowProtocol:
 
         hint = nearest(name, ROWS)
         raise LookupError(f"no protocol {name!r}{'; ' + hint if hint else ''} (see: ddbench list protocols)")
-    if ROWS[name].kind == "native":
+    row = ROWS[name]
+    if row.kind == "native":
         from ddbench.protocols.native import NativeProtocol
 
-        return NativeProtocol(ROWS[name])
+        return NativeProtocol(row)
+    if row.kind in ("lrs", "ars"):
+        from ddbench.protocols.robust import AugmentationRobust, LabelRobust
+
+        return LabelRobust(row) if row.kind == "lrs" else AugmentationRobust(row)
+    if row.kind == "attack":
+        from ddbench.protocols.attacks import AttackProtocol
+
+        return AttackProtocol(row)
     from ddbench.protocols.train import RowProtocol
 
-    return RowProtocol(ROWS[name])
+    return RowProtocol(row)

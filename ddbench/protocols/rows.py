@@ -14,6 +14,7 @@ from typing import Any
 from ddbench.trainplan import LabelPlan, TrainPlan, ViewPlan
 
 _ANY = (0, inf)
+KINDS = ("train", "native", "lrs", "ars", "attack")
 
 
 @dataclass(frozen=True)
@@ -90,19 +91,33 @@ class ProtocolRow:
     """One line for listings."""
     source: str
     kind: str = "train"
-    """``train``: a TrainPlan; ``native``: the set's own program is replayed."""
+    """``train``: a TrainPlan; ``native``: the set's own program is replayed; ``lrs``, ``ars`` (robust.py) and ``attack``
+    (attacks.py): students of other rows, from which a score is made."""
     data: str = "part"
     """``part``: distilled sets and subsets; ``full``: the whole training split only, under a cap on steps."""
     forms: tuple[Form, ...] = ()
     """How the plan differs by data set, images a class, network, teacher, classes, size and mosaic."""
+    bases: Mapping[str, str] = field(default_factory=dict)
+    """Of ``lrs``, ``ars`` and ``attack``: the rows by which students are trained, by what they learn from: ``own`` (the set's
+    labels), ``taught`` (a labeller), ``full`` (all training data; lrs alone)."""
+    rates: tuple[float, ...] = ()
+    """Of ``lrs`` and ``ars``: learning rates that are tried."""
+    weight: float = 0.5
+    """Of ``lrs`` and ``ars``: of the first of the two differences, in [0, 1] (w and gamma there)."""
+    attacks: tuple[str, ...] = ()
+    """Of ``attack``: names in attacks.py; those of the norm Linf make the headline together."""
+    attacked: int | None = None
+    """Of ``attack``: test images that are attacked, the same for all sets; None: all."""
 
     def __post_init__(self) -> None:
         for name, value, valid in (
-            ("kind", self.kind, ("train", "native")),
+            ("kind", self.kind, KINDS),
             ("data", self.data, ("part", "full")),
         ):
             if value not in valid:
                 raise ValueError(f"ProtocolRow.{name} is {value!r}; expected one of {', '.join(valid)}")
+        if not 0 <= self.weight <= 1:
+            raise ValueError(f"ProtocolRow.weight is {self.weight}; expected 0 to 1")
 
     def plan_for(self, case: Case) -> TrainPlan:
         """The plan with all forms that fit a case."""
@@ -299,6 +314,28 @@ _QUICK_KD = _KD.changed(
     temperature=4.0,
     networks=("ConvNetD2W32BN",),
 )
+_DDR = _CLASSIC.changed(
+    epochs=1000, milestones=(500,), reset_optimiser=False, learned_rate=True, test_every=10
+)
+_DDR_KD = _KD.changed(decay_on="all", eta=2.0, repeats=5, test_every=10)
+"""For ImageNet-1K; its cosine ends at half of the rate."""
+_DDR_FORMS = (
+    Form(side=_MIDDLE, plan={"epochs": 400}, views={"flip": 0.0}),
+    Form(side=_SMALL, plan={"epochs": 400, "batch": 256, "temperature": 30.0}, views=_MIXUP),
+    _LARGE,
+    _TINY_PAD,
+    *_TEACHERS,
+)
+_RATES = (0.001, 0.005, 0.01, 0.05, 0.1)
+_RANKED = {"own": "ddranking", "taught": "ddranking-kd", "full": "ddranking-full"}
+_QUICKLY = {"own": "quick", "taught": "quick-kd"}
+_QUICKLY_RANKED = {**_QUICKLY, "full": "quick-full"}
+_QUICK_SCORE = TrainPlan(epochs=100, networks=("ConvNetD2W32",), repeats=3)
+_SCORE = TrainPlan(epochs=1000, repeats=5)
+"""Of rows that train by other rows: networks and repeats alone count."""
+_ATTACKED = {"own": "mtt", "taught": "sre2l-kd"}
+_BEARD = "arXiv:2411.09265 (BEARD)"
+_DDRANKING = "arXiv:2505.13300 (DD-Ranking) and its released code"
 _DC = "code of arXiv:2006.05929, 2102.08259 and 2110.04181"
 
 _ROWS = (
@@ -486,6 +523,66 @@ _ROWS = (
         "quick-kd", "1.0", _QUICK_KD, False,
         "ddbench's short form of teacher labels for the embedded suite: 100 epochs of AdamW, stored labels, T 4",
         "ours",
+    ),
+    ProtocolRow(
+        "ddranking", "1.0", _DDR, False,
+        "DD-Ranking's training: 1,000 epochs with DSA, learning rate 0.01 or the set's own, tenfold lower after 500",
+        f"{_DDRANKING}; its accuracies, of the best epoch, are published as a figure only",
+    ),
+    ProtocolRow(
+        "ddranking-kd", "1.0", _DDR_KD, False,
+        "DD-Ranking's training by a labeller: KL at T 20 or 30 online, 300 to 400 epochs of AdamW, half a cosine",
+        f"{_DDRANKING}; its accuracies, of the best epoch, are published as a figure only",
+        forms=_DDR_FORMS,
+    ),
+    ProtocolRow(
+        "ddranking-full", "1.0", _DDR.changed(max_steps=20_000), False,
+        "ddranking on all training data, stopped after 20,000 steps of 256 images, the schedule compressed into them",
+        "ours: 1,000 epochs of all data would take days",
+        data="full",
+    ),
+    ProtocolRow(
+        "lrs", "1.0", _SCORE, False,
+        "label-robust score in [0, 1]: students of the set, of random and of all real images, by hard and the set's own labels",
+        f"{_DDRANKING}; learning rates chosen on held-out training images, last epoch: ours",
+        kind="lrs", bases=_RANKED, rates=_RATES,
+    ),
+    ProtocolRow(
+        "ars", "1.0", _SCORE, False,
+        "augmentation-robust score in [0, 1]: students of the set and of random real images, with and without augmentation",
+        f"{_DDRANKING}; learning rates chosen on held-out training images, last epoch: ours",
+        kind="ars", bases=_RANKED, rates=_RATES,
+    ),
+    ProtocolRow(
+        "quick-lrs", "1.0", _QUICK_SCORE, False,
+        "lrs by the short forms of the embedded suite (quick, quick-kd, quick-full); 3 repetitions",
+        "ours",
+        kind="lrs", bases=_QUICKLY_RANKED, rates=_RATES,
+    ),
+    ProtocolRow(
+        "quick-ars", "1.0", _QUICK_SCORE, False,
+        "ars by the short forms of the embedded suite (quick, quick-kd); 3 repetitions",
+        "ours",
+        kind="ars", bases=_QUICKLY_RANKED, rates=_RATES,
+    ),
+    ProtocolRow(
+        "pgd", "1.0", _SCORE, False,
+        "share of test images still right under FGSM and PGD of 8/255 in pixels; students of mtt (or sre2l-kd)",
+        f"{_BEARD}; in pixel space, 5 students: ours",
+        kind="attack", bases=_ATTACKED, attacks=("fgsm", "pgd", "pgd-targeted", "pgd-l2"),
+    ),
+    ProtocolRow(
+        "autoattack", "1.0", _SCORE, False,
+        "share of 1,000 test images still right under PGD, APGD-CE, APGD-DLR, targeted APGD and Square of 8/255 in pixels",
+        f"{_BEARD} and arXiv:2003.01690; without FAB: ours",
+        kind="attack", bases=_ATTACKED, attacks=("pgd", "apgd-ce", "apgd-dlr", "apgd-targeted", "square", "cw"),
+        attacked=1000,
+    ),
+    ProtocolRow(
+        "quick-pgd", "1.0", _QUICK_SCORE, False,
+        "pgd by the short forms of the embedded suite (quick, quick-kd); 3 students",
+        "ours",
+        kind="attack", bases=_QUICKLY, attacks=("fgsm", "pgd", "pgd-targeted", "pgd-l2"),
     ),
     ProtocolRow(
         "native", "1.0", _MTT, False,

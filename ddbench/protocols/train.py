@@ -66,6 +66,15 @@ class Evaluation:
     """Seconds of this evaluation that made these teachers; not in ``wall_s``."""
 
 
+@dataclass(frozen=True, eq=False)
+class Taught:
+    """Students that learned from a set, and how."""
+
+    trainees: Trainees
+    plan: TrainPlan
+    labels: Labels
+
+
 def whole_split(distilled: DistilledSet) -> bool:
     """Whether a set is all of its training split: a subset that names each of its images."""
     if distilled.codec.name != "subset" or "indices" not in distilled.tensors:
@@ -214,7 +223,34 @@ class RowProtocol:
         self._check(distilled, network, real)
         options = options or EngineOptions()
         begun = time.perf_counter()
-        plan = self.plan_for(distilled, network, real.name, real.train)
+        taught = self.teach(distilled, real, network, generators, options, progress)
+        begun += taught.labels.teaching_s
+        trained = self.scored(taught, distilled, real, generators, options, begun)
+        return replace(trained, notes=self.notes(taught))
+
+    def notes(self, taught: Taught) -> dict[str, str]:
+        """What a reader must know of how students were taught."""
+        notes = {"protocol": described(taught.plan)} if self.row.forms else {}
+        if taught.labels.note:
+            notes["labels"] = taught.labels.note
+        return notes
+
+    def teach(
+        self,
+        distilled: DistilledSet,
+        real: RealData,
+        network: str,
+        generators: Sequence[Generators],
+        options: EngineOptions,
+        progress: Progress | None = None,
+        plan: TrainPlan | None = None,
+    ) -> Taught:
+        """Train the students of :meth:`evaluate` without testing them after their last epoch.
+
+        Args:
+            plan: in place of :meth:`plan_for`'s.
+        """
+        plan = plan or self.plan_for(distilled, network, real.name, real.train)
         found = make_items(distilled, real, options)
         with contextlib.ExitStack() as stack:
             if plan.labels is None:
@@ -241,16 +277,24 @@ class RowProtocol:
                 dataset=real.name,
                 tester=tester(distilled, real, options, plan.test_resize),
             )
-        begun += labels.teaching_s
-        notes = {"protocol": described(plan)} if self.row.forms else {}
-        if labels.note:
-            notes["labels"] = labels.note
+        return Taught(trainees, plan, labels)
+
+    def scored(
+        self,
+        taught: Taught,
+        distilled: DistilledSet,
+        real: RealData,
+        generators: Sequence[Generators],
+        options: EngineOptions,
+        begun: float,
+    ) -> Evaluation:
+        """The scores of taught students, with what their labels took; ``begun`` as for :func:`score`."""
+        labels, plan = taught.labels, taught.plan
         return replace(
-            score(trainees, distilled, real, generators, options, begun, plan.test_resize),
+            score(taught.trainees, distilled, real, generators, options, begun, plan.test_resize),
             rate=plan.lr_at(0),
             label_bytes=labels.label_bytes,
             beside=labels.beside,
-            notes=notes,
             labels=labels.kind,
             labelled_by=labels.labelled_by,
             teacher_s=labels.teacher_s,
@@ -261,6 +305,29 @@ class RowProtocol:
         reason = self.accepts(distilled, network, real.name, real.train)
         if reason:
             raise ValueError(reason)
+
+
+class ComposedProtocol(RowProtocol):
+    """A protocol whose students are trained by other rows: the base ``taught`` for sets with a labeller, else ``own``."""
+
+    def base(self, distilled: DistilledSet) -> RowProtocol:
+        """The row that trains students of a set."""
+        labelled_ = distilled.targets.labeller is not None
+        return RowProtocol(ROWS[self.row.bases["taught" if labelled_ else "own"]])
+
+    def accepts(
+        self, distilled: DistilledSet, network: str = "", dataset: str = "", real: ImageData | None = None
+    ) -> str | None:
+        base = self.base(distilled)
+        reason = base.accepts(distilled, network, dataset, real)
+        return reason and f"protocol {self.name} trains students as {base.name}: {reason}"
+
+    def plan_for(
+        self, distilled: DistilledSet, network: str = "", dataset: str = "", real: ImageData | None = None
+    ) -> TrainPlan:
+        """The plan of the row that trains students of a set, without tests on the way."""
+        plan = self.base(distilled).plan_for(distilled, network, dataset, real)
+        return plan.changed(test_every=0, test_first=0)
 
 
 def _full_twins() -> str:
@@ -477,11 +544,11 @@ def score(
     resize: bool = False,
 ) -> Evaluation:
     """Test trained students; ``begun`` is the clock at which the evaluation began."""
-    accuracies, compile_s = tester(distilled, real, options, resize)(trainees)
-    compile_s += trainees.compile_s
+    found = tester(distilled, real, options, resize)(trainees)
+    compile_s = found.compile_s + trainees.compile_s
     scores = [
         Score(metric="top1", value=value, network=trainees.network, seed=g.seed)
-        for value, g in zip(accuracies, generators, strict=True)
+        for value, g in zip(found.accuracies, generators, strict=True)
     ]
     scores += [
         Score(
@@ -491,7 +558,14 @@ def score(
             chosen_by="best-epoch",
             chosen_on="test",
         )
-        for value, tests, g in zip(accuracies, trainees.tests, generators, strict=False)
+        for value, tests, g in zip(found.accuracies, trainees.tests, generators, strict=False)
         if tests
     ]
-    return Evaluation(scores, trainees.path, compile_s, max(0.0, time.perf_counter() - begun - compile_s))
+    return Evaluation(
+        scores,
+        trainees.path,
+        compile_s,
+        max(0.0, time.perf_counter() - begun - compile_s),
+        ece=found.ece,
+        class_accuracy=found.class_accuracy,
+    )

@@ -58,8 +58,10 @@ _TEST_BATCH = {"cpu": 256, "cuda": 1024}
 Progress = Callable[..., None]
 """progress(done, total, loss): epochs done of the epochs in all (of all students), mean training loss of late."""
 
-Tester = Callable[["Trainees"], tuple[list[float], float]]
-"""Students as they are -> (accuracy of each in [0, 1], seconds that compiling took): :func:`tested` on some test data."""
+Tester = Callable[["Trainees"], "Tested"]
+"""Students as they are -> what the test said of them: :func:`tested` on some test data."""
+
+ECE_BINS = 15
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,20 @@ class Trainees:
     """Without ``compile_s``; tests on the way included."""
     tests: tuple[dict[int, float], ...] = ()
     """Of each student, finished epochs -> test accuracy, at the plan's ``test_every`` and before the last epoch."""
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What one pass over test images said of K students."""
+
+    accuracies: list[float]
+    """K fractions in [0, 1]."""
+    ece: tuple[float, ...]
+    """K expected calibration errors, as :func:`calibration_error` has them."""
+    class_accuracy: tuple[float, ...]
+    """Accuracy a class, mean over the students; empty where a class has no test images."""
+    compile_s: float
+    """Seconds that compiling took."""
 
 
 # ------------------------------------------------------------------------------------------------ set-up
@@ -474,11 +490,9 @@ class _Watch:
     def test(self, epochs: int, states: list[dict[str, Tensor]]) -> None:
         """Test students after so many finished epochs."""
         run, none = self.run, torch.empty(len(states), 0)
-        found, seconds = self.tester(
-            Trainees(run.network, run.shape, run.classes, tuple(states), none, self.path)
-        )
-        self.compile_s += seconds
-        for own, value in zip(self.tests, found, strict=True):
+        found = self.tester(Trainees(run.network, run.shape, run.classes, tuple(states), none, self.path))
+        self.compile_s += found.compile_s
+        for own, value in zip(self.tests, found.accuracies, strict=True):
             own[epochs] = value
 
 
@@ -675,7 +689,7 @@ def test_accuracy(
     Returns:
         K fractions in [0, 1].
     """
-    return tested(trainees, test, space, options, resize)[0]
+    return tested(trainees, test, space, options, resize).accuracies
 
 
 test_accuracy.__test__ = False  # type: ignore[attr-defined]  # no test, whatever its name looks like to pytest
@@ -693,6 +707,22 @@ def enlarged(images: Tensor) -> Tensor:
     return grown[..., top : top + height, left : left + width]
 
 
+def calibration_error(confidence: Tensor, right: Tensor, bins: int = ECE_BINS) -> float:
+    """Expected calibration error: sum over bins of |accuracy - mean confidence| weighted by the share of images in the bin.
+
+    Args:
+        confidence: (n,) softmax probability of the predicted class, in [0, 1].
+        right: (n,) bool, whether the prediction was.
+        bins: of equal width; a confidence on an inner edge belongs to the bin above it, 1 to the last.
+
+    Source: Guo, Pleiss, Sun and Weinberger, arXiv:1706.04599; the same bins as torchmetrics', which puts 1 apart.
+    """
+    which = (confidence.double() * bins).long().clamp(0, bins - 1)
+    gap = torch.zeros(bins, dtype=torch.float64, device=confidence.device)
+    gap.index_add_(0, which, right.double() - confidence.double())
+    return float(gap.abs().sum()) / len(confidence)
+
+
 @torch.no_grad()
 def tested(
     trainees: Trainees,
@@ -700,8 +730,8 @@ def tested(
     space: Space,
     options: EngineOptions | None = None,
     resize: bool = False,
-) -> tuple[list[float], float]:
-    """:func:`test_accuracy`, and the seconds that compiling took."""
+) -> Tested:
+    """:func:`test_accuracy`, with calibration and accuracy a class from the same pass."""
     options = options or EngineOptions()
     if not len(test):
         raise ValueError(f"{test.name}/{test.split} has no images; expected at least one to test on")
@@ -731,9 +761,11 @@ def tested(
 
             compile_s, compiled = warm(program, batch, trial)
         if compiled:
-            return spread(program.owner, program.call), compile_s
-        net = build(t.network, t.shape, t.classes).to(device, options.dtype).eval()
-        return spread(net, net), compile_s
+            found = spread(program.owner, program.call)
+        else:
+            net = build(t.network, t.shape, t.classes).to(device, options.dtype).eval()
+            found = spread(net, net)
+    return replace(found, compile_s=compile_s)
 
 
 def _tested(
@@ -746,21 +778,32 @@ def _tested(
     resize: bool,
     net: nn.Module,
     call: Callable[[Tensor], Tensor],
-) -> list[float]:
+) -> Tested:
     own = net.state_dict(keep_vars=True)
-    right = [torch.zeros((), dtype=torch.int64, device=device) for _ in trainees.states]
-    for start in range(0, len(test), batch):
+    students, images_n = len(trainees.states), len(test)
+    # two numbers an image and student: what is made of them is made once, at the end
+    predicted = torch.empty(students, images_n, dtype=torch.int64, device=device)
+    confidence = torch.empty(students, images_n, dtype=options.dtype, device=device)
+    for start in range(0, images_n, batch):
         images = test.images[start : start + batch].to(device, non_blocking=True)
-        labels = test.labels[start : start + batch].to(device, non_blocking=True)
         x = space.real_to_input(enlarged(images) if resize else images).to(options.dtype)
         n = len(x)
         if n < batch and call is not net:  # one compiled shape for all
             x = torch.cat([x, x.new_zeros(batch - n, *x.shape[1:])])
         for k, state in enumerate(trainees.states):
-            if len(trainees.states) > 1 or start == 0:  # copying weights is nothing beside a batch of images
+            if students > 1 or start == 0:  # copying weights is nothing beside a batch of images
                 for name, tensor in own.items():
                     tensor.data.copy_(state[name])
             with _autocast(options, device):
                 logits = call(x)
-            right[k] += (logits[:n].argmax(1) == labels).sum()
-    return [int(r) / len(test) for r in right]
+            logits = logits[:n]
+            predicted[k, start : start + n] = logits.argmax(1)
+            confidence[k, start : start + n] = logits.to(options.dtype).softmax(1).amax(1)
+    labels = test.labels.to(device)
+    right = predicted == labels
+    members = labels.bincount(minlength=trainees.classes)
+    hits = torch.stack([labels[r].bincount(minlength=trainees.classes) for r in right])
+    accuracies = [int(r) / images_n for r in right.sum(1)]
+    ece = tuple(calibration_error(c, r) for c, r in zip(confidence, right, strict=True))
+    by_class = (hits.double() / members).mean(0).tolist() if bool((members > 0).all()) else []
+    return Tested(accuracies, ece, tuple(by_class), 0.0)
