@@ -106,6 +106,8 @@ def test_the_commands_are_those_of_the_documents():
         *("experts", "experts list", "experts make", "experts remove"),
         *("teachers", "teachers list", "teachers train", "teachers evaluate", "teachers remove"),
         *("labels", "labels list", "labels check", "labels make", "labels import-fkd"),
+        *("verify", "compare", "leaks"),
+        "report",
     }
 
 
@@ -217,7 +219,14 @@ class TestRun:
         assert said.status == 0
         assert "digits: quick 1.0, MLP (not comparable with published numbers)" in said.out
         assert "2 cells: 2 done" in said.out
-        for name in ("digits.csv", "digits.md", "digits-ipc.png", "digits-bytes.png"):
+        for name in (
+            "digits.csv",
+            "digits.md",
+            "digits-ipc.png",
+            "digits-bytes.png",
+            "digits-cost.md",
+            "README.md",
+        ):
             assert (tmp_path / "leaderboards" / name).is_file() and f"leaderboards/{name}" in said.out
         assert len(store.RunFolder("runs").records()) == len(store.RunFolder("runs").sets()) == 2
         assert not list(Path("runs/locks").glob("*"))  # nobody holds them any more
@@ -246,7 +255,7 @@ class TestRun:
         said = ddbench("run", "--method", "cli_prints", *arguments)
         assert said.status == 0 and said.err == "look at me\n"
         document = said.json
-        assert document["exit_status"] == 0 and len(document["boards"]) == 4
+        assert document["exit_status"] == 0 and "leaderboards/digits.csv" in document["boards"]
         (cell,) = document["cells"]
         assert cell["status"] == "ok" and cell["cell"]["distil"]["method"] == "cli_prints"
         assert 0 <= cell["record"]["scores"][0]["value"] <= 1
@@ -473,12 +482,35 @@ class TestRunFolder:
     def test_boards_are_made_again_from_records_alone(self, ddbench, folder):
         said = ddbench("board", "--runs", folder, "--out", "tables", "--no-plots")
         assert said.status == 0 and "digits: quick 1.0, MLP" in said.out
-        assert sorted(p.name for p in Path("tables").iterdir()) == ["digits.csv", "digits.md"]
+        kinds = ("digits", "digits-cost", "digits-equal-bytes", "digits-uniform")
+        files = sorted(f"{kind}.{end}" for kind in kinds for end in ("csv", "md"))
+        assert sorted(p.name for p in Path("tables").iterdir()) == ["README.md", *files]
         document = ddbench("board", "--out", "tables", "--json").json
-        assert [row["n"] for row in document["rows"]["digits"]] == [2] and len(document["boards"]) == 4
+        assert [row["n"] for row in document["rows"]["digits"]] == [2]
+        assert sorted(document["pages"]["digits"]) == ["cost", "equal-bytes", "uniform"]
+        assert sorted(document["empty"]["digits"]) == ["as-published", "cross-architecture"]
+        assert "tables/digits-ipc.png" in document["boards"]
+        said = ddbench("board", "--quiet", "--no-plots", "--kind", "tables")
+        assert said.out == "leaderboards/digits.csv\nleaderboards/digits.md\nleaderboards/README.md\n"
+
+    def test_one_kind_of_board_is_shown_and_written(self, ddbench, folder):
+        said = ddbench(
+            "board", "--kind", "equal-bytes", "--kind", "cross-architecture", "--no-plots", "--out", "one"
+        )
+        assert said.status == 0 and "# digits: equal-bytes board" in said.out and "| 10 KB " in said.out
         assert (
-            ddbench("board", "--quiet", "--no-plots").out
-            == "leaderboards/digits.csv\nleaderboards/digits.md\n"
+            said.err
+            == "warning: digits: no cross-architecture board: no method has scores of two networks under one "
+            "protocol\n"
+        )
+        assert sorted(p.name for p in Path("one").iterdir()) == [
+            "README.md",
+            "digits-equal-bytes.csv",
+            "digits-equal-bytes.md",
+        ]
+        said = ddbench("board", "--uniform", "dc-dsa", "--no-plots")
+        assert said.status == 2 and said.err.startswith(
+            "error: no record is of protocol 'dc-dsa'; known: quick; expected a protocol that was measured"
         )
 
     def test_no_records_are_an_error(self, ddbench):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from ddbench import plan
+from ddbench import claims, plan, registry
+from ddbench.claims import Claim
+from ddbench.nets import names
+from ddbench.protocols.rows import ROWS
 
 GOOD = """\
 name: mine
@@ -206,3 +211,307 @@ def test_planning_does_not_import_torch():
 def test_default_students_of_larger_images_are_deeper():
     suite = plan.from_flags(methods=["random"], datasets=["tiny_imagenet"], protocols=["dc-dsa"])
     assert [c.network for c in plan.cells(suite)] == ["ConvNetD4"]
+
+
+# ------------------------------------------------------------------------------------------------ parts, entries of their own
+
+PARTS = """\
+name: parted
+seeds: 2
+ipc: [1, 10]
+protocols: [quick]
+networks: [MLP]
+parts:
+  - datasets: [digits]
+    methods: [random, {name: dm, ipc: [10], networks: [ConvNetD1]}]
+  - datasets: [mnist]
+    methods: [{name: idc, ipc: [5]}, full]
+    seeds: [7]
+    protocols: [dc-dsa]
+"""
+
+
+def test_parts_take_from_the_top_what_they_leave_out(tmp_path):
+    cells = plan.cells(suite_of(tmp_path, PARTS))
+    digits = [c for c in cells if c.distil.dataset == "digits"]
+    assert [(c.distil.seed, c.distil.ipc, c.distil.method, c.network) for c in digits] == [
+        (seed, *rest)
+        for seed in (0, 1)
+        for rest in ((1, "random", "MLP"), (10, "random", "MLP"), (10, "dm", "ConvNetD1"))
+    ]
+    mnist = [c for c in cells if c.distil.dataset == "mnist"]
+    assert [(c.distil.method, c.distil.ipc, c.distil.seed, c.protocol) for c in mnist] == [
+        ("idc", 5, 7, "dc-dsa"), ("full", 0, 7, "dc-dsa-full")
+    ]  # fmt: skip
+    assert cells[-1].distil.method == "full", "all of the data comes last, whatever its part"
+
+
+def test_seeds_repeats_and_recipe_of_a_command_reach_all_parts(tmp_path):
+    suite = plan.changed(suite_of(tmp_path, PARTS), seeds=[3], repeats=4, recipe="cpu")
+    cells = plan.cells(suite)
+    assert {c.distil.seed for c in cells} == {3} and {c.repeats for c in cells} == {4}
+    assert {c.distil.method: c.distil.recipe for c in cells} == {
+        "random": "auto", "dm": "cpu", "idc": "cpu", "full": "auto"
+    }, "methods without such a recipe keep the one that fits"  # fmt: skip
+    with pytest.raises(plan.PlanError, match=r"--recipe: method 'dm' has no recipe 'cpuu' for digits"):
+        plan.changed(suite, recipe="cpuu")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ("ipc: [1, 10]\n", "", r"line 6, field parts\[0\].ipc: given nothing; expected this field"),
+        ("  - datasets: [mnist]\n    methods", "  - methods",
+         r"line 9, field parts\[1\].datasets: given nothing; expected this field"),
+        ("[mnist]", "[mnst]", r"line 9, field parts\[1\].datasets\[0\]: no data set 'mnst'; nearest: mnist"),
+        ("protocols: [quick]", "protocols: [quik]", r"line 4, field protocols\[0\]: no protocol 'quik'; nearest: quick"),
+        ("ipc: [5]", "ipc: [0]", r"line 10, field parts\[1\].methods\[0\].ipc\[0\]: ipc is 0; expected at least 1"),
+        ("ipc: [5]", "ipx: [5]", r"line 10, field parts\[1\].methods\[0\].ipx: no such field; nearest: ipc"),
+        ("networks: [ConvNetD1]", "networks: [ConvNt]",
+         r"line 8, field parts\[0\].methods\[1\].networks\[0\]: no network 'ConvNt'; nearest: ConvNet"),
+        ("seeds: [7]", "sseds: [7]", r"line 11, field parts\[1\].sseds: no such field; nearest: seeds"),
+        ("seeds: [7]", "seeds: [-7]", r"line 11, field parts\[1\].seeds\[0\]: seed is -7; expected 0 or more"),
+        ("name: parted", "claims: all", r"line 1, field claims: stands beside parts; expected it in one of the parts"),
+        ("seeds: [7]", "name: x", r"line 11, field parts\[1\].name: no such field"),
+        ("parts:", "parts: []\nother:", r"field parts: given \[\] \(list\); expected at least one entry"),
+    ],
+)  # fmt: skip
+def test_a_fault_in_a_part_is_said_with_its_line(tmp_path, old, new, text):
+    assert old in PARTS
+    with pytest.raises(plan.PlanError, match=text):
+        suite_of(tmp_path, PARTS.replace(old, new))
+
+
+# ------------------------------------------------------------------------------------------------ cells of published numbers
+
+
+def claim(method="dm", dataset="cifar10", ipc=1, **more):
+    fields = dict(
+        id="x-1", paper="x", method=method, dataset=dataset, network="ConvNet", protocol="dc-dsa",
+        ipc=ipc, value=26.0, source="a table",
+    )  # fmt: skip
+    return Claim(**{**fields, **more})
+
+
+@pytest.fixture
+def published(monkeypatch):
+    made = [
+        claim(),
+        claim(ipc=10, network="AlexNet", quoted=True),
+        claim("random", "mnist", 10),
+        claim("mtt", "cifar10", 1, protocol="mtt", paper="y"),
+        claim("somebodys", external=("method",)),
+        claim("dm", ipc=None, keep=0.1, external=("ipc",)),
+        claim("dm", task="cl-5"),
+        claim("full", ipc=0),
+    ]
+    monkeypatch.setattr(claims, "published", lambda: made)
+    return made
+
+
+def claimed_cells(tmp_path, filters: str):
+    cells = plan.cells(suite_of(tmp_path, f"claims: {filters}\n"))
+    return [
+        (c.distil.method, c.distil.recipe, c.distil.dataset, c.distil.ipc, c.protocol, c.network)
+        for c in cells
+    ]
+
+
+def test_claims_become_cells_under_their_own_protocols_and_their_authors_recipes(tmp_path, published):
+    assert claimed_cells(tmp_path, "all") == [
+        ("random", "auto", "mnist", 10, "dc-dsa", "ConvNet"),
+        ("dm", "authors", "cifar10", 1, "dc-dsa", "ConvNet"),
+        ("mtt", "authors", "cifar10", 1, "mtt", "ConvNet"),
+        ("dm", "authors", "cifar10", 10, "dc-dsa", "AlexNet"),
+    ], "small images and sets first; what ddbench cannot measure is left out"
+
+
+@pytest.mark.parametrize(
+    ("filters", "count"),
+    [
+        ("{methods: [dm]}", 2),
+        ("{methods: [dm], quoted: false}", 1),
+        ("{papers: [y]}", 1),
+        ("{ipc: [10]}", 2),
+        ("{datasets: [mnist]}", 1),
+        ("{protocols: [mtt]}", 1),
+    ],
+)
+def test_claims_are_filtered(tmp_path, published, filters, count):
+    assert len(claimed_cells(tmp_path, filters)) == count
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("claims: some", r"line 1, field claims: given 'some' \(str\); expected a mapping"),
+        ("claims: {method: [dm]}", r"line 1, field claims.method: no such field; nearest: methods"),
+        (
+            "claims: {methods: [radom]}",
+            r"line 1, field claims.methods\[0\]: no method 'radom'; nearest: random",
+        ),
+        ("claims: {ipc: [77]}", r"line 1, field claims: no published number .* is of these.* ddbench claims"),
+        ("claims: all\nipc: [1]", r"line 2, field ipc: stands beside claims, .*expected it inside claims"),
+    ],
+)
+def test_a_fault_of_claims_is_said_with_its_line(tmp_path, published, text, message):
+    with pytest.raises(plan.PlanError, match=message):
+        suite_of(tmp_path, text + "\n")
+
+
+def test_the_recipe_of_a_claim_is_the_authors_that_fits():
+    assert plan.authors_recipe("dm", "cifar10", 10) == "authors"
+    assert plan.authors_recipe("dm", "cifar10", 7) == "authors", "the nearest row"
+    assert plan.authors_recipe("random", "cifar10", 1) == "auto"
+    assert plan.authors_recipe("datadam", "mnist", 1) == "auto", "no row of the authors is near grey images"
+
+
+# ------------------------------------------------------------------------------------------------ suites that come along
+
+
+def test_every_suite_plans_and_names_what_it_is_about():
+    assert list(plan.suites()) == ["cifar", "embedded", "large", "reproduce", "small"]
+    cells = {name: plan.cells(plan.load(name)) for name in plan.suites()}
+    assert {name: len(found) for name, found in cells.items() if name != "reproduce"} == {
+        "embedded": 93, "small": 246, "cifar": 678, "large": 187
+    }  # fmt: skip
+
+    def seen(suite: str, field: str) -> set:
+        return {getattr(c.distil, field) for c in cells[suite]}
+
+    assert seen("small", "dataset") == {"mnist", "cifar10"} and seen("small", "ipc") == {0, 1, 10}
+    assert seen("cifar", "dataset") == {"cifar10", "cifar100"} and seen("cifar", "ipc") == {0, 1, 10, 50}
+    imagenet = {
+        "imagenet1k",
+        "tiny_imagenet",
+        "imagenette",
+        "imagewoof",
+        "imagefruit",
+        "imagemeow",
+        "imagesquawk",
+    }
+    assert seen("large", "dataset") == imagenet | {"imageyellow"}
+    # every cell of the first three is accepted as far as the names say: networks fit the images
+    for suite in ("small", "cifar", "large"):
+        for c in cells[suite]:
+            shape = registry.facts("datasets", c.distil.dataset).keywords["shape"]
+            assert names.why_not(c.network, shape) is None
+
+
+def test_every_claim_of_ours_is_a_cell_of_the_suite_reproduce():
+    cells = plan.cells(plan.load("reproduce"))
+    found = {
+        (c.distil.method, c.distil.dataset, c.distil.ipc, c.protocol, names.canonical(c.network))
+        for c in cells
+    }
+    asked = {
+        (c.method, c.dataset, c.ipc, c.protocol, names.canonical(c.network))
+        for c in claims.published()
+        if c.ours and c.ipc and c.method != "full"
+    }
+    assert found == asked and len(asked) > 100
+    assert not any(c.distil.settings for c in cells)
+
+
+@pytest.mark.parametrize("name", ["small", "reproduce"])
+def test_suites_plan_without_torch(name):
+    code = f"import sys; from ddbench import plan; plan.cells(plan.load({name!r})); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ------------------------------------------------------------------------------------------------ several values of a setting
+
+
+@pytest.mark.parametrize(
+    ("pairs", "methods", "single", "several"),
+    [
+        (["image_lr=1,3,10"], ["dm"], {}, {"image_lr": ["1", "3", "10"]}),
+        (["image_lr=1|3"], ["dm"], {}, {"image_lr": ["1", "3"]}),
+        (["image_lr=1", "image_lr=3"], ["dm"], {}, {"image_lr": ["1", "3"]}),
+        (["init=real|noise", "iterations=5"], ["dm"], {"iterations": "5"}, {"init": ["real", "noise"]}),
+        # a comma in a text or a list is a part of it
+        (["init=real,noise"], ["dm"], {"init": "real,noise"}, {}),
+        (["roll=0,4"], ["cda"], {"roll": "0,4"}, {}),
+        (["roll=0,4|0,8"], ["cda"], {}, {"roll": ["0,4", "0,8"]}),
+        (["networks=MLP,ConvNet"], ["cvdd"], {"networks": "MLP,ConvNet"}, {}),
+        (["mean=0.1,0.2,0.3"], ["mtt"], {"mean": "0.1,0.2,0.3"}, {}),
+        # "int | None" is one number
+        (["first_max_start_epoch=1,none"], ["datm"], {}, {"first_max_start_epoch": ["1", "none"]}),
+        (["zca=true,false"], ["mtt"], {}, {"zca": ["true", "false"]}),
+        (["always_flip=true,false"], ["fyi+dm"], {}, {"always_flip": ["true", "false"]}),
+        (["fyi.always_flip=true,false"], ["fyi+dm"], {}, {"fyi.always_flip": ["true", "false"]}),
+        # nobody has it: said where settings are checked
+        (["imge_lr=1,3"], ["dm"], {"imge_lr": "1,3"}, {}),
+    ],
+)  # fmt: skip
+def test_several_values_are_told_from_one_that_has_commas(pairs, methods, single, several):
+    assert plan.parse_sweeps(pairs, methods) == (single, several)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "text"),
+    [
+        (["image_lr=1,"], r"--set: image_lr has an empty value among 2"),
+        (["image_lr=1,1"], r"--set: image_lr is 1 twice; expected different values"),
+        (["image_lr"], r"--set: given 'image_lr'; expected KEY=VALUE"),
+    ],
+)
+def test_values_that_cannot_be_compared_are_said(pairs, text):
+    with pytest.raises(plan.PlanError, match=text):
+        plan.parse_sweeps(pairs, ["dm"])
+
+
+def test_one_setting_twice_is_an_error_where_nothing_is_compared():
+    with pytest.raises(plan.PlanError, match=r"--set: a is given twice, 1 and 2; expected one value"):
+        plan.parse_settings(["a=1", "a=2"])
+
+
+def test_cells_that_differ_in_seed_and_network_choose_together():
+    suite = plan.from_flags(
+        methods=["dm", "dc"], ipc=[1, 10], seeds=3, networks=["MLP", "ConvNetD1"], settings={"image_lr": "1"}
+    )
+    values = {"image_lr": ["1", "3"], "batch_real": ["16", "32"]}
+    groups = plan.swept(plan.cells(suite), values)
+    assert [(len(g.cells), g.cells[0].distil.method, g.cells[0].distil.ipc) for g in groups] == [
+        (6, "dm", 1), (6, "dc", 1), (6, "dm", 10), (6, "dc", 10)
+    ]  # fmt: skip
+    assert groups[0].candidates == tuple(
+        {"image_lr": a, "batch_real": b} for a in ("1", "3") for b in ("16", "32")
+    )
+    trials = groups[0].trials(99)
+    assert [t.distil.settings for t in trials] == list(groups[0].candidates)
+    assert {(t.distil.seed, t.network) for t in trials} == {(99, "MLP")}
+    chosen = groups[0].chosen(groups[0].candidates[2])
+    assert {c.distil.settings["image_lr"] for c in chosen} == {"3"}
+    assert [(c.distil.seed, c.network) for c in chosen] == [
+        (c.distil.seed, c.network) for c in groups[0].cells
+    ]
+
+
+@pytest.mark.parametrize("protocol", ["dc-dsa-full", "quick-full"])
+def test_protocols_of_all_the_data_have_nothing_to_choose_by(protocol):
+    cells = plan.cells(plan.from_flags(methods=["dm"], protocols=[protocol]))
+    with pytest.raises(plan.PlanError, match=f"--set: image_lr cannot be chosen under protocol {protocol}"):
+        plan.swept(cells, {"image_lr": ["1", "3"]})
+
+
+def test_protocols_that_score_something_else_than_accuracy_are_refused():
+    other = [n for n, row in ROWS.items() if row.kind not in ("train", "native")]
+    for protocol in other:
+        cells = plan.cells(plan.from_flags(methods=["dm"], protocols=[protocol]))
+        with pytest.raises(plan.PlanError, match=f"cannot be chosen under protocol {protocol}"):
+            plan.swept(cells, {"image_lr": ["1", "3"]})
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.5, 2, float("nan")])
+def test_a_share_to_hold_out_is_between_0_and_1(share):
+    with pytest.raises(plan.PlanError, match=r"--holdout is .*; expected a share between 0 and 1"):
+        plan.check_holdout(share)
+
+
+def test_the_suites_of_the_page_plan(tmp_path):
+    page = (Path(__file__).parent.parent / "docs" / "suites.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        assert len(plan.cells(suite_of(tmp_path, block))) > 5

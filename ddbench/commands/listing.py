@@ -35,9 +35,15 @@ def rows_of(kind: str) -> list[dict[str, Any]]:
     if kind == "suites":
         from ddbench import plan
 
+        found = {name: plan.load(name) for name in plan.suites()}
         return [
-            {"suite": name, "summary": plan.load(name).summary, "file": str(p)}
-            for name, p in plan.suites().items()
+            {
+                "suite": name,
+                "cells": len(plan.cells(suite)),
+                "summary": suite.summary,
+                "file": str(plan.suites()[name]),
+            }
+            for name, suite in found.items()
         ]
     if kind == "recipes":
         return [

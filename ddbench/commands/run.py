@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,10 @@ from ddbench.commands.common import (
     load_plugins,
     make_context,
     note_texts,
+    outcome_document,
     parse_seeds,
     quiet_option,
+    run_cells,
     runs_option,
     say,
     set_beside,
@@ -42,6 +43,8 @@ from ddbench.commands.common import (
         "ddbench run",
         "ddbench run --method random --dataset digits --ipc 10 --seeds 1",
         "ddbench run --method random --method dm --dataset cifar10 --ipc 1 --protocol dc-dsa --network M",
+        "ddbench run --method dm --dataset digits --ipc 1 --set image_lr=0.1,1,10",
+        "ddbench run --suite small --recipe cpu --dry-run",
     ),
 )
 @option_group(
@@ -93,7 +96,14 @@ from ddbench.commands.common import (
         "settings",
         multiple=True,
         metavar="KEY=VALUE",
-        help="override one field of the method (see: ddbench list settings); repeatable",
+        help="override one field of the method (see: ddbench list settings); repeatable; several values, A,B or A|B, are "
+        "compared on held-out training images",
+    ),
+    option(
+        "--holdout",
+        type=float,
+        metavar="SHARE",
+        help="share of the training images on which several values of a setting are compared (default: 0.1)",
     ),
 )
 @option_group(
@@ -119,6 +129,12 @@ from ddbench.commands.common import (
     option("--no-boards", is_flag=True, help="records only"),
     option("--only-missing/--force", default=True, help="skip cells that are done, or do all again"),
     option("--jobs", type=cloup.IntRange(min=1), default=1, metavar="N", help="worker processes"),
+    option("--dry-run", is_flag=True, help="print the cells with estimated seconds and bytes; run nothing"),
+    option(
+        "--calibrate",
+        is_flag=True,
+        help="with --dry-run: time small networks for some seconds on this device",
+    ),
     option(
         "--time-budget",
         metavar="TIME",
@@ -145,6 +161,7 @@ def run(
     networks: tuple[str, ...],
     recipe: str | None,
     settings: tuple[str, ...],
+    holdout: float | None,
     seeds: str | None,
     repeats: int | None,
     runs: str,
@@ -152,6 +169,8 @@ def run(
     no_boards: bool,
     only_missing: bool,
     jobs: int,
+    dry_run: bool,
+    calibrate: bool,
     time_budget: str | None,
     snapshot_every: int | None,
     snapshot_students: int | None,
@@ -166,7 +185,7 @@ def run(
     as_json: bool,
 ) -> None:
     """Distil, train fresh networks on the result, write one record a network and seed, and the boards."""
-    from ddbench import plan
+    from ddbench import plan, store
 
     set_data_root(data_root)
     load_plugins(plugins)
@@ -176,12 +195,18 @@ def run(
         "--ipc": ipcs,
         "--protocol": protocols,
         "--network": networks,
-        "--recipe": recipe,
         "--set": settings,
+        "--holdout": holdout,
     }
+    sweeps: dict[str, list[str]] = {}
     if methods:
         if suite is not None:
             raise ValueError(f"--suite {suite} and --method were both given; expected one of them")
+        single, sweeps = plan.parse_sweeps(settings, methods)
+        if holdout is not None and not sweeps:
+            raise ValueError(
+                f"--holdout {holdout:g} without values to compare; expected --set KEY=A,B or --set KEY=A|B too"
+            )
         chosen = plan.from_flags(
             methods=methods,
             datasets=datasets or ("digits",),
@@ -191,20 +216,32 @@ def run(
             networks=networks or None,
             repeats=repeats,
             recipe=recipe or "auto",
-            settings=plan.parse_settings(settings),
+            settings={**single, **{key: values[0] for key, values in sweeps.items()}},
         )
     else:
         if given := [flag for flag, value in flags.items() if value]:
+            given += ["--recipe"] if recipe else []
             raise ValueError(
                 f"{', '.join(given)} without --method; expected --method NAME too (a suite states its own)"
             )
         chosen = plan.load(suite or "embedded")
-        chosen = plan.changed(chosen, seeds=parse_seeds(seeds) if seeds else None, repeats=repeats)
+        chosen = plan.changed(
+            chosen, seeds=parse_seeds(seeds) if seeds else None, repeats=repeats, recipe=recipe
+        )
     cells = plan.cells(chosen)
-    from ddbench import executors, runner  # the plan is checked before torch is loaded
-
-    notes = runner.validate(cells)
+    groups = plan.swept(cells, sweeps) if sweeps else []
+    if holdout is not None:
+        plan.check_holdout(holdout)
     silent = quiet or as_json
+    if calibrate and not dry_run:
+        raise ValueError("--calibrate says how long cells would take; expected --dry-run too")
+    if dry_run:
+        trials = [cell for group in groups for cell in group.trials(0)]
+        _dry_run("" if methods else chosen.name, cells, trials, Path(runs), device, calibrate, as_json)
+        return
+    from ddbench import runner  # the plan is checked before torch is loaded
+
+    notes = runner.validate([*cells, *(cell for group in groups for cell in group.trials(0))])
     context = make_context(
         runs,
         device,
@@ -223,21 +260,22 @@ def run(
         cloup.echo(f"{counted(len(cells), 'cell')}{of}; sets and records go to {runs}", err=True)
         for note in notes:
             cloup.echo(note, err=True)
-    reasons: set[str] = set()
+    choices: dict[str, Any] = {}
+    failures: list[str] = []
+    if groups:
+        from ddbench import sweep
 
-    def told(outcome: Any) -> None:
-        from tqdm import tqdm
-
-        if not silent and outcome.status not in ("cached", "left"):
-            tqdm.write(executors.brief(outcome, outcome.reason not in reasons), file=sys.stderr)
-            reasons.add(outcome.reason)
-            for line in executors.notes(outcome) if jobs > 1 else ():  # else the task said it
-                if line not in reasons:
-                    tqdm.write(line, file=sys.stderr)
-                    reasons.add(line)
-
-    summary = executors.run(cells, context, jobs=jobs, told=told)
-    status = summary.exit_status
+        try:
+            cells, choices, failures = sweep.decide(
+                groups, context, holdout or sweep.HOLDOUT, chosen=lambda c: None if silent else _told(str(c))
+            )
+        except runner.BudgetUsedUp as stopped:
+            say(as_json, {"cells": [], "boards": [], "plots": [], "exit_status": 0}, str(stopped))
+            return
+    summary = run_cells(cells, context, jobs=jobs)
+    if choices:
+        summary.outcomes = sweep.mark(summary.outcomes, choices, store.RunFolder(Path(runs)))
+    status = summary.exit_status or int(bool(failures))
     made: list[Path] = []
     text = ""
     if not no_boards and summary.records:
@@ -254,25 +292,47 @@ def run(
         mine = {r.cell.distil.dataset for r in summary.records}
         text = "\n".join(board.plain(t) for t in tables if t.dataset in mine and len(t.table))
     document = {
-        "cells": [
-            {
-                "cell": o.cell.model_dump(),
-                "status": o.status,
-                "reason": o.reason,
-                "record": o.record.model_dump() if o.record else None,
-            }
-            for o in summary.outcomes
-        ],
+        "cells": [outcome_document(o) for o in summary.outcomes],
         "boards": [str(p) for p in made],
         "plots": [str(p) for p in summary.plots],
         "exit_status": status,
     }
-    lines = [text, *unscored(summary.outcomes), str(summary)]
+    if groups:
+        document["sweeps"] = [sweep.document(c) for c in dict.fromkeys(choices.values())]
+        document["failed_sweeps"] = failures
+    lines = [text, *unscored(summary.outcomes), *failures, str(summary)]
     lines += [f"boards: {', '.join(str(p) for p in made)}"] if made else []
     lines += [f"over time: {', '.join(str(p) for p in summary.plots)}"] if summary.plots else []
     say(as_json, document, "\n".join(line for line in lines if line))
     if status:
         raise Failed(status)
+
+
+def _told(text: str) -> None:
+    cloup.echo(text, err=True)
+
+
+def _dry_run(
+    suite: str, cells: list[Any], trials: list[Any], runs: Path, device: str, calibrate: bool, as_json: bool
+) -> None:
+    """What a run would do, how long it would take and how much disk: no data, and no torch but to calibrate."""
+    from ddbench import estimate, store
+
+    unreadable: list[str] = []
+    own = store.RunFolder(runs).records(unreadable)
+    warn(unreadable)
+    machine = estimate.calibrated(device) if calibrate else estimate.machine(device)
+    known = [*own, *estimate.records_that_come_along()]
+    estimator = estimate.Estimator(machine, known)
+    groups = estimate.groups(cells, estimator, own)
+    # a comparison of settings has a run folder of its own, and seeds of its own, which here are all 0
+    before = [estimate.seedless(r) for r in store.RunFolder(runs / "sweeps").records([])]
+    compared = estimate.groups(trials, estimator, before)
+    say(
+        as_json,
+        estimate.document(suite, groups, compared, machine),
+        estimate.text(suite, groups, compared, machine, str(runs)),
+    )
 
 
 @cloup.command(
