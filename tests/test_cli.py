@@ -102,6 +102,7 @@ def commands(group: Any = cli.cli, path: tuple[str, ...] = ()) -> list[tuple[tup
 def test_the_commands_are_those_of_the_documents():
     assert {" ".join(path) for path, _ in commands()} == {
         *("", "run", "distill", "evaluate", "board", "trace", "list", "show", "doctor", "new-method"),
+        *("claims", "reproduce", "import", "export"),
         *("data", "data list", "data prepare", "data show", "cache", "cache list", "cache prune"),
         *("experts", "experts list", "experts make", "experts remove"),
         *("teachers", "teachers list", "teachers train", "teachers evaluate", "teachers remove"),
@@ -846,7 +847,7 @@ class TestExperts:
         assert "0-0 at epoch 1" in ddbench("experts", "list").out
 
     def test_a_method_finds_them(self, ddbench, fresh_cache):
-        tiny = ("--set", "iterations=1", "--set", "experts=2", "--set", "max_start_epoch=1")
+        tiny = ("--set", "iterations=1", "--set", "experts=2")
         made = ddbench(
             "experts", "make", "mtt", *self.TINY, "--set", "experts=2", "--set", "expert_epochs=1", "--json"
         )
@@ -873,8 +874,6 @@ class TestExperts:
             "iterations=1",
             "--set",
             "experts=1",
-            "--set",
-            "max_start_epoch=1",
             "--set",
             "step_size_lr=0",
         )
