@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 
 from ddbench import codecs, data, leaks, plan, protocols, registry, runner, sets, store
-from ddbench.contract import CodecSpec, DistilledSet, RealData, Space
+from ddbench.contract import Card, CodecSpec, DistilledSet, RealData, Space
 from ddbench.formats.given import as_set as as_set
 from ddbench.nets import names as network_names
 from ddbench.protocols.labelling import labelled
@@ -239,12 +240,15 @@ def evaluate(
         facts = registry.facts("methods", card.method).keywords
     if leaked := leaks.note(distilled, real):
         say(f"warning: {leaked}", quiet)
+    changed, note = _overrides(card, real.name)
+    notes = {"recipe": note} if note else {}
     records = []
     for network in wanted:
         cell = Cell(
             distil=DistilCell(
                 method=card.method or method,
                 recipe=card.recipe or "given",
+                settings=changed,
                 dataset=real.name,
                 ipc=round(card.ipc),
                 seed=card.seed,
@@ -264,6 +268,7 @@ def evaluate(
                 family=str(facts.get("family", "")),
                 settings=dict(card.settings),
                 recipe=card.recipe,
+                notes=notes,  # those of the card stand before
                 data_fingerprint=real.fingerprint,
                 classes=real.train.classes,
                 distilled=distilled,
@@ -273,6 +278,22 @@ def evaluate(
         record = runner.score(distilled, real, cell, options, base=base, quiet=quiet, seed=seed)
         records.append(runner.with_leak(record, leaked))
     return records
+
+
+def _overrides(card: Card, dataset: str) -> tuple[dict[str, Any], str]:
+    """Settings of a set that its recipe does not have, all of them where that is unknown; and what a reader must know of the
+    recipe (it was made for another ipc, say)."""
+    try:
+        found = registry.resolve_recipe(card.method, card.recipe, card.dataset or dataset, round(card.ipc))
+        own = registry.settings_of(registry.make(card.method, found.settings))
+    except (LookupError, ValueError, TypeError, registry.PluginError):  # somebody else's method, or its past
+        return dict(card.settings), ""
+
+    def plain(value: Any) -> Any:
+        return json.loads(json.dumps(value, default=str))  # in a file tuples have become lists
+
+    changed = {k: v for k, v in card.settings.items() if k not in own or plain(v) != plain(own[k])}
+    return changed, found.note
 
 
 def keep(path: str | os.PathLike[str], records: Sequence[Record], folder: store.RunFolder) -> None:

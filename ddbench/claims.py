@@ -9,6 +9,7 @@ docs/claims.md.
 from __future__ import annotations
 
 import csv
+import difflib
 import functools
 import hashlib
 import io
@@ -33,6 +34,7 @@ from ddbench.spellings import (
     EXTERNAL_NETWORKS,
     METHODS,
     NETWORKS,
+    RECIPES,
     RULES,
     TAGS,
     Tag,
@@ -102,6 +104,12 @@ class Claim(BaseModel):
     quoted: bool = False
     """Whether the source quotes another paper."""
     source: str = Field(min_length=1)
+    recipe: str = ""
+    """Recipe of ours that is the published experiment, where that is not the one that ``authors`` gives (``convnet``,
+    ``released``, ``no-psi``); "": the authors' that fits."""
+    caveat: str = ""
+    """Why a measurement of ours is no test of the number, as far as the number itself is the reason (other test images, code
+    that was not released, an augmentation that its source does not state); it is then shown as not comparable."""
     note: str = ""
     """What a reader must know: an odd cell, an ambiguity, how a spelling was understood."""
 
@@ -116,8 +124,9 @@ class Claim(BaseModel):
 _QUOTES = re.compile(r"\bquoting\b|\bquoted by\b|\bcited there\b|\bas[- ]reported[- ]by\b", re.IGNORECASE)
 RAW = ("method", "dataset", "resolution", "ipc", "distill_network", "eval_network", "labels", "accuracy", "std", "protocol",
        "source")  # fmt: skip
-"""Columns that a row of free spellings has; ``task``, ``metric``, ``value``, ``n_images``, ``time_min`` may be there, and
-``external``: fields whose names are known to be nobody's yet, separated by spaces."""
+"""Columns that a row of free spellings has."""
+_MAY_BE = ("task", "metric", "value", "n_images", "time_min", "recipe", "caveat", "external")
+"""Columns that it may have; ``external``: fields whose names are known to be nobody's yet, separated by spaces."""
 
 
 def normalise(row: Mapping[str, str], paper: str) -> Claim:
@@ -130,7 +139,7 @@ def normalise(row: Mapping[str, str], paper: str) -> Claim:
     for name in RAW:
         if name not in text:
             raise ValueError(f"there is no column {name!r}; expected {', '.join(RAW)}")
-    extra = set(text) - set(RAW) - {"task", "metric", "value", "n_images", "time_min", "external"}
+    extra = set(text) - set(RAW) - set(_MAY_BE)
     if extra:
         raise ValueError(f"column {sorted(extra)[0]!r} is unknown; expected {', '.join(RAW)}")
     allowed = tuple(text.get("external", "").split())
@@ -143,7 +152,8 @@ def normalise(row: Mapping[str, str], paper: str) -> Claim:
     values |= {"chosen": "unstated", "task": "", "metric": "top1", "quoted": False, "per_epoch": False}
     resolution = text["resolution"]
     side = _integer("resolution", resolution) if resolution not in ("", "graph", "unstated") else None
-    method = _method(text["method"], allowed)
+    method, recipe = RECIPES.get(text["method"].lower(), (text["method"], ""))
+    method = _method(method, allowed)
     values |= _amount(text["ipc"], method)
     values |= {
         "method": method,
@@ -154,6 +164,8 @@ def normalise(row: Mapping[str, str], paper: str) -> Claim:
         "resolution": side,
         "labels": text["labels"],
         "source": " ".join(text["source"].split()),
+        "recipe": recipe,
+        "caveat": "",
         "std": _real("std", text["std"]) if text["std"] else None,
         "quoted": bool(_QUOTES.search(text["source"])),
     }
@@ -185,6 +197,7 @@ def normalise(row: Mapping[str, str], paper: str) -> Claim:
         external.add("dataset")
         notes.append(f"ddbench has this data set at {known} pixels")
     values = {k: v for k, v in facts.items() if k != "tag"}
+    values |= {k: text[k] for k in ("recipe", "caveat") if text.get(k)}
     values["external"] = _externals(values, external)
     values["note"] = "; ".join(dict.fromkeys(n for n in notes if n))
     claim = _made(values)
@@ -355,7 +368,9 @@ def _real(what: str, text: str) -> float:
 
 # ------------------------------------------------------------------------------------------------ checks
 
-_NOT_IN_ID = frozenset({"id", "external", "note", "n", "chosen", "zca", "quoted", "labels"})
+_NOT_IN_ID = frozenset(
+    {"id", "external", "note", "n", "chosen", "zca", "quoted", "labels", "recipe", "caveat"}
+)
 """What may become better known of a number without its becoming another one."""
 
 
@@ -423,6 +438,8 @@ def check(claim: Claim, known: Callable[[str, str], str] | None = None) -> None:
         "source",
         "distill_network",
         "task",
+        "recipe",
+        "caveat",
         "note",
     ):
         text = getattr(claim, name)
@@ -431,6 +448,14 @@ def check(claim: Claim, known: Callable[[str, str], str] | None = None) -> None:
         if not text and name in ("paper", "method", "dataset", "network", "protocol", "source"):
             raise ValueError(
                 f"{name} is empty; expected {'who printed it, and where' if name == 'source' else 'a name'}"
+            )
+    if claim.recipe:
+        named = {} if "method" in claim.external else registry.recipes(claim.method)
+        have = list(dict.fromkeys(key[0] for key in named))
+        if claim.recipe not in have:
+            raise ValueError(
+                f"recipe is {claim.recipe!r}; expected one of method {claim.method!r} "
+                f"({', '.join(have) or 'it has none'}), or nothing"
             )
     if claim.id != (wanted := id_of(claim.paper, claim.model_dump())):
         raise ValueError(f"id is {claim.id!r}; expected {wanted!r} for what the row says (empty: it is made)")
@@ -490,6 +515,8 @@ COLUMNS = (
         "task",
         "quoted",
         "source",
+        "recipe",
+        "caveat",
         "note",
     ),
 )
@@ -678,6 +705,8 @@ def find(
     """
     claims = list(claims)
     asked: dict[str, Any] = {}
+    if method is not None and method.lower() in RECIPES:
+        method, asked["recipe"] = RECIPES[method.lower()]
     for kind, name in (
         ("method", method),
         ("dataset", dataset),
@@ -718,6 +747,9 @@ def _asked(kind: str, name: str, present: set[str]) -> str:
     own = {} if kind == "paper" else {"method": "methods", "dataset": "datasets", "network": "networks"}
     listed = registry.names(own[kind]) if kind in own else []
     hint = registry.nearest(name, sorted({*present, *listed}))
+    if not hint:  # nothing is near, and too many are known to name them all
+        close = difflib.get_close_matches(name, sorted(present - {""}), n=5, cutoff=0.0)
+        hint = f"nearest of the {len(present - {''})} there: {', '.join(close)}" if close else ""
     word = "data set" if kind == "dataset" else kind
     raise LookupError(f"no {word} {name!r} in the claims{'; ' + hint if hint else ''} (see: ddbench claims)")
 
@@ -725,8 +757,8 @@ def _asked(kind: str, name: str, present: set[str]) -> str:
 def cell(claim: Claim) -> tuple[Any, ...]:
     """What two numbers must share to be of the same thing."""
     return (
-        *(claim.method, claim.dataset, claim.network, claim.protocol, claim.ipc, claim.keep, claim.per_epoch),
-        *(claim.resolution, claim.distill_network, claim.metric, claim.task, claim.labels),
+        *(claim.method, claim.recipe, claim.dataset, claim.network, claim.protocol, claim.ipc, claim.keep),
+        *(claim.per_epoch, claim.resolution, claim.distill_network, claim.metric, claim.task, claim.labels),
     )
 
 

@@ -29,6 +29,8 @@ from ddbench.records import Record
 FLOOR = "random"
 LABELLING = ("labels", "networks", "squeeze", "held_out", "prior")
 """Settings of the floor that change who labels and leave the images as they are."""
+PLAIN = "none"
+"""In METHOD:RECIPE:SETTINGS: the recipe as it is."""
 WILCOXON_FROM = 6
 """Pairs: with fewer no outcome of the signed-rank test is below 0.05."""
 
@@ -41,14 +43,22 @@ def _quantile(p: float, df: int) -> float:
     return float(stdtrit(df, p))
 
 
-def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
-    """Student's t interval of the mean of independent values; None for fewer than two of them."""
+def standard_error(values: Sequence[float]) -> float | None:
+    """Of the mean of independent values: s / sqrt(n), s with n - 1; None for fewer than two of them."""
     n = len(values)
     if n < 2:
         return None
     mean = math.fsum(values) / n
-    deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    half = _quantile(0.5 + level / 2, n - 1) * deviation / math.sqrt(n)
+    return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1)) / math.sqrt(n)
+
+
+def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
+    """Student's t interval of the mean of independent values; None for fewer than two of them."""
+    error = standard_error(values)
+    if error is None:
+        return None
+    mean = math.fsum(values) / len(values)
+    half = _quantile(0.5 + level / 2, len(values) - 1) * error
     return mean - half, mean + half
 
 
@@ -59,14 +69,14 @@ def t_test(differences: Sequence[float]) -> float | None:
     """
     from scipy import stats
 
-    n = len(differences)
-    if n < 2:
+    error = standard_error(differences)
+    if error is None:
         return None
+    n = len(differences)
     mean = math.fsum(differences) / n
-    spread = math.sqrt(math.fsum((d - mean) ** 2 for d in differences) / (n - 1))
-    if spread <= 1e-12 * max(map(abs, differences), default=0.0) or spread == 0:
+    if error * math.sqrt(n) <= 1e-12 * max(map(abs, differences)):
         return 1.0 if mean == 0 else 0.0
-    return float(2 * stats.t.sf(abs(mean) / (spread / math.sqrt(n)), n - 1))
+    return float(2 * stats.t.sf(abs(mean) / error, n - 1))
 
 
 def signed_rank(differences: Sequence[float]) -> float | None:
@@ -127,6 +137,17 @@ class Comparison:
     """Over the groups, where there are several."""
     left_out: tuple[str, ...] = ()
     """What was found and not compared, and why."""
+    taken: tuple[str, ...] = ()
+    """Where a name left the settings open: which were taken, and which were not."""
+    scope: str = ""
+    """What the verdicts are of, where that is less than the methods."""
+
+
+OF_TWO_SETS = (
+    "the verdict is of these two sets only: pairs are students, one set a side, and another set of the same method may "
+    "score otherwise; of the methods it says nothing (that takes sets of several seeds: ddbench compare METHOD METHOD)"
+)
+"""Scope of a comparison of sets."""
 
 
 def line(where: Mapping[str, Any], pairs: Sequence[tuple[float, float]]) -> Line:
@@ -168,6 +189,11 @@ def _overrides(record: Record) -> str:
     return ", ".join(f"{k}={v}" for k, v in sorted(record.cell.distil.settings.items()))
 
 
+def _form(record: Record) -> str:
+    """The name that means its recipe and settings alone."""
+    return f"{record.cell.distil.method}:{_recipe(record)}:{_overrides(record) or PLAIN}"
+
+
 def _recipe(record: Record) -> str:
     return record.recipe or record.cell.distil.recipe
 
@@ -199,7 +225,7 @@ def place(where: Mapping[str, Any]) -> str:
 
 
 def _named(name: str, records: Sequence[Record]) -> list[Record]:
-    """The records that a name may mean: METHOD, METHOD:RECIPE or METHOD:RECIPE:SETTINGS.
+    """The records that a name may mean: METHOD, METHOD:RECIPE or METHOD:RECIPE:SETTINGS (``none``: none of its own).
 
     Raises:
         LookupError: no such method, recipe or settings among the records.
@@ -211,8 +237,8 @@ def _named(name: str, records: Sequence[Record]) -> list[Record]:
         have = ", ".join(sorted({r.cell.distil.method for r in records}))
         raise LookupError(f"no scored record of method {method!r} here; there are some of: {have}")
     for what, wanted, of in (("recipe", recipe, _recipe), ("settings", overrides, _overrides)):
-        have = "; ".join(sorted({of(r) or "none" for r in mine}))
-        mine = [r for r in mine if not wanted or of(r) == wanted]
+        have = "; ".join(sorted({of(r) or PLAIN for r in mine}))
+        mine = [r for r in mine if not wanted or (of(r) or PLAIN) == wanted]
         if not mine:
             raise LookupError(f"no scored record of {method} with {what} {wanted!r}; there are: {have}")
     return mine
@@ -261,8 +287,9 @@ def methods(
 
     Args:
         records: any mix.
-        a, b: ``METHOD``, ``METHOD:RECIPE`` or ``METHOD:RECIPE:SETTINGS`` (settings as boards show them: ``lr=3``); without
-            settings those records count that have none of their own, where there are any.
+        a, b: ``METHOD``, ``METHOD:RECIPE`` or ``METHOD:RECIPE:SETTINGS`` (settings as boards show them: ``lr=3``; ``none``:
+            no settings of its own); without settings those records count that have none of their own, where there are any,
+            and ``taken`` of the result says which were left out.
         dataset, ipc, protocol, networks: only these cells.
 
     Raises:
@@ -273,22 +300,21 @@ def methods(
         raise ValueError(f"{a!r} is compared with itself; expected two names, such as dm and dm:authors")
     wanted = {"dataset": dataset, "ipc": ipc, "protocol": protocol}
     students = [network_names.canonical(n) for n in networks]
+    scored = [(r, _where(r)) for r in records if r.status in ("ok", "partial") and values(r)]
     fitting = [
         r
-        for r in records
-        if r.status in ("ok", "partial")
-        and values(r)
-        and all(v is None or _where(r)[k] == v for k, v in wanted.items())
-        and (not students or _where(r)["network"] in students)
+        for r, where in scored
+        if all(v is None or where[k] == v for k, v in wanted.items())
+        and (not students or where["network"] in students)
     ]
     if not fitting:
         asked = ", ".join([*(f"{k} {v}" for k, v in wanted.items() if v is not None), *students])
-        raise LookupError(
-            f"no record with a score{f' of {asked}' if asked else ''}; expected a run folder with some"
-        )
+        expected = _there([where for _, where in scored], wanted, students)
+        raise LookupError(f"no record with a score{f' of {asked}' if asked else ''}; expected {expected}")
     left_out: list[str] = []
     sides: list[dict[tuple[Any, ...], dict[tuple[int, str], float]]] = []
     wheres: dict[tuple[Any, ...], dict[str, Any]] = {}
+    taken: dict[tuple[Any, ...], list[str]] = {}
     for name in (a, b):
         cells: dict[tuple[Any, ...], list[Record]] = {}
         partial = 0
@@ -304,17 +330,23 @@ def methods(
             left_out.append(f"{partial} of {name} cut short by a time budget")
         side: dict[tuple[Any, ...], dict[tuple[int, str], float]] = {}
         for key, those in cells.items():
-            for r in _of_one_kind(name, those, wheres[key]):
+            kind = _of_one_kind(name, those, wheres[key])
+            if said := _taken(name, kind, those):
+                taken.setdefault(key, []).append(said)
+            for r in kind:
                 found = values(r)
                 side.setdefault(key, {})[r.cell.distil.seed, _labelled_by(r)] = math.fsum(found) / len(found)
         sides.append(side)
     lines: list[Line] = []
     elsewhere: list[str] = []
+    places: dict[str, list[str]] = {}
     for key in sorted(sides[0].keys() | sides[1].keys(), key=str):
         mine, other = (groups.get(key, {}) for groups in sides)
         both = sorted(mine.keys() & other.keys())
         if both:
             lines.append(line(wheres[key], [(mine[k], other[k]) for k in both]))
+            for said in taken.get(key, ()):
+                places.setdefault(said, []).append(place(wheres[key]))
         paired = {seed for seed, _ in both}
         for name, these, against, others in ((a, mine, b, other), (b, other, a, mine)):
             if alone := sorted({seed for seed, _ in these} - paired):
@@ -326,7 +358,33 @@ def methods(
     if not lines:
         why = "; ".join([*left_out, *elsewhere][:6]) or "no whole set of either"
         raise ValueError(f"nothing pairs {a} with {b}: {why}")
-    return Comparison(a, b, "sets of one seed", tuple(lines), _combined(lines), tuple(left_out))
+    chosen = tuple(f"{said} ({'; '.join(cells_)})" for said, cells_ in places.items())
+    return Comparison(a, b, "sets of one seed", tuple(lines), _combined(lines), tuple(left_out), chosen)
+
+
+def _taken(name: str, kind: Sequence[Record], found: Sequence[Record]) -> str:
+    """What ``name`` was taken to mean, where that is not plain to see, or ""."""
+    forms = sorted({_form(r) for r in kind})
+    others = sorted({_form(r) for r in found} - set(forms))
+    if name.count(":") > 1 or not (others or any(r.cell.distil.settings for r in kind)):
+        return ""
+    return f"{name} is {', '.join(forms) or 'nothing'}" + (f", without {', '.join(others)}" if others else "")
+
+
+def _there(wheres: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any], students: Sequence[str]) -> str:
+    """What could have been asked for: of each thing that no cell has, what there is; else the cells."""
+    if not wheres:
+        return "a run folder with some (see: ddbench run --runs DIR)"
+    asked = {**{k: [v] for k, v in wanted.items() if v is not None}, "network": list(students)}
+    found = []
+    for kind, names in asked.items():
+        have = sorted({where[kind] for where in wheres})
+        if names and not set(names) & set(have):
+            found.append(f"{kind} {', '.join(map(str, have))}")
+    if found:
+        return f"what there is: {'; '.join(found)}"
+    cells = sorted({place(where) for where in wheres})
+    return f"one of these cells: {'; '.join(cells[:6])}{f'; and {len(cells) - 6} more' if len(cells) > 6 else ''}"
 
 
 def _seeds(seeds: Iterable[int]) -> str:
@@ -394,4 +452,4 @@ def sets(a: str, b: str, records_a: Sequence[Record], records_b: Sequence[Record
         ipcs = sorted({r.cell.distil.ipc for r in (one, two)})
         where = {**_where(one), "ipc": ipcs[0] if len(ipcs) == 1 else f"{ipcs[0]} and {ipcs[1]}"}
         lines.append(line(where, [(scores[0][s], scores[1][s]) for s in scores[0]]))
-    return Comparison(a, b, "students of one seed", tuple(lines), _combined(lines))
+    return Comparison(a, b, "students of one seed", tuple(lines), _combined(lines), scope=OF_TWO_SETS)

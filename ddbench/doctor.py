@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ddbench
-from ddbench import registry, store
+from ddbench import host, registry, store
 
 LOW_DISK_GIB = 5.0
 """Free disk (GiB) under which a warning is due: teachers, checkpoints and prepared data of a small suite need about this."""
@@ -115,7 +115,7 @@ def _device() -> Check:
 def _threads() -> Check:
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = host.cores()
     threads = torch.get_num_threads()
     value = f"{threads} of {cores} usable cores"
     if threads > cores:

@@ -8,20 +8,24 @@ networks, times the multiply-adds and outputs of these, over what a machine does
 from __future__ import annotations
 
 import ast
+import json
 import math
-import os
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from ddbench import registry
+from ddbench import host, registry
 from ddbench.nets import names as networks_
 from ddbench.protocols.rows import ROWS, Case
 from ddbench.records import Cell, DistilCell, Record
+from ddbench.texts import table_text
 from ddbench.trainplan import TrainPlan
+
+if TYPE_CHECKING:
+    from ddbench.plan import Swept
 
 How = Literal["none", "measured", "scaled", "guessed", "unknown"]
 _ORDER: tuple[How, ...] = ("none", "measured", "scaled", "guessed", "unknown")
@@ -238,7 +242,7 @@ def device_class(device: str = "auto") -> str:
 
 def machine(device: str = "auto") -> Machine:
     """The constants for a device of this computer, by its class alone."""
-    return reference(device_class(device), os.cpu_count() or 1)
+    return reference(device_class(device), host.threads())
 
 
 def calibrated(device: str = "auto", seconds: float = 3.0) -> Machine:
@@ -942,6 +946,33 @@ def seedless(record: Record) -> Record:
     return record.model_copy(update={"cell": record.cell.model_copy(update={"distil": distil})})
 
 
+SWEEPS = "sweeps"
+"""The folder inside a run folder in which settings were compared."""
+
+
+def choice_path(runs: Path, group: Swept, fraction: float) -> Path:
+    """Where a run folder keeps what was chosen for these cells on a held-out share of the training images."""
+    return runs / SWEEPS / "choices" / group.choice_name(fraction)
+
+
+def settled(
+    runs: Path, group: Swept, fraction: float, before: Iterable[Record] = ()
+) -> dict[str, Any] | None:
+    """The settings that were chosen; None where not all comparisons are there, or the file can't be read.
+
+    Args:
+        before: records of the comparisons, see :func:`seedless`.
+    """
+    finished = {_name(r.cell) for r in before if r.status in ("ok", "skipped", "failed")}
+    if any(_name(cell) not in finished for cell in group.trials(0)):
+        return None
+    try:
+        found = json.loads(choice_path(runs, group, fraction).read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError, TypeError):  # it is made again by the run
+        return None
+    return dict(found) if found in list(group.candidates) else None
+
+
 def _name(cell: Cell) -> str:
     return cell.model_copy(update={"network": networks_.canonical(cell.network)}).model_dump_json()
 
@@ -965,11 +996,16 @@ def records_that_come_along() -> list[Record]:
 # ------------------------------------------------------------------------------------------------ told
 
 
+_DAY = 86400
+_UNITS = (("s", 1, 90), ("m", 60, 90), ("h", 3600, 48), ("d", _DAY, 730), ("y", 365.25 * _DAY, math.inf))
+"""Name, length in seconds, how many of them before the next is taken."""
+
+
 def duration(seconds: float) -> str:
-    """``45s``, ``3m``, ``2.5h``, ``4d``: two figures at most; less than a second is ``<1s``."""
+    """``45s``, ``3m``, ``2.5h``, ``4d``, ``5.5y``: two figures at most; less than a second is ``<1s``."""
     if seconds < 1:
         return "<1s"
-    for unit, length, most in (("s", 1, 90), ("m", 60, 90), ("h", 3600, 48), ("d", 86400, math.inf)):
+    for unit, length, most in _UNITS:
         value = seconds / length
         if value < most:
             return f"{value:.2g}{unit}" if value < 10 else f"{float(f'{value:.2g}'):.0f}{unit}"
@@ -978,8 +1014,12 @@ def duration(seconds: float) -> str:
 
 _MARK = {"measured": "", "scaled": "*", "guessed": "?"}
 LEGEND = (
-    "~ measured on so many records [n] of the same work; A to B*: scaled from [n] records; A to B?: guessed by arithmetic; "
-    "+ n unknown: parts of which nothing is known; what several lines share stands in the first"
+    "networks: teachers and experts, trained once and kept",
+    "~ A [n]: measured on n records of the same work",
+    "A to B* [n]: scaled from n records of like work",
+    "A to B?: guessed by arithmetic",
+    "+ n unknown: n parts of which nothing is known",
+    "what several lines share stands in the first of them",
 )
 
 
@@ -1037,18 +1077,72 @@ def _called(group: Group) -> str:
     return f"{group.method}{named}{' ' + more if more else ''}"
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    from tabulate import tabulate
-
-    table = [list(rows[0]), *(list(row.values()) for row in rows)]
-    return str(tabulate(table, tablefmt="plain", disable_numparse=True))
+def _kind(group: Group) -> tuple[str, str]:
+    return group.dataset, _called(group)
 
 
-def text(suite: str, groups: Sequence[Group], compared: Sequence[Group], machine: Machine, runs: str) -> str:
+def _folded(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """A line a data set and method."""
+    by: dict[tuple[str, str], list[Group]] = {}
+    for g in groups:
+        by.setdefault(_kind(g), []).append(g)
+    rows = []
+    for (dataset, method), those in by.items():
+        of = {
+            "data set": dataset,
+            "method": method,
+            "ipc": _some([str(g.ipc or "all") for g in those]),
+            "protocols": _some([g.protocol for g in those]),
+            "students": _some([g.network for g in those]),
+        }
+        rows.append(_row(of, sum(g.cells for g in those), sum(g.done for g in those), _sums(those)))
+    return rows
+
+
+def _some(names: Sequence[str]) -> str:
+    """``dc-dsa, mtt and 3 more``."""
+    distinct = list(dict.fromkeys(names))
+    more = f" and {len(distinct) - 3} more" if len(distinct) > 3 else ""
+    return ", ".join(distinct[:3]) + more
+
+
+def _each(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    return [
+        _row(
+            {
+                "data set": g.dataset,
+                "method": _called(g),
+                "ipc": g.ipc or "all",
+                "protocol": g.protocol,
+                "network": g.network,
+            },
+            g.cells,
+            g.done,
+            {name: getattr(g, name) for name in _SUMS},
+        )
+        for g in groups
+    ]
+
+
+FOLD_OVER = 40
+"""Groups above which a plan is told by data set and method."""
+
+
+def text(
+    suite: str,
+    groups: Sequence[Group],
+    compared: Sequence[Group],
+    machine: Machine,
+    runs: str,
+    every: bool = False,
+    notes: Sequence[str] = (),
+) -> str:
     """A plan for people: a line a group, then a line a data set, then all of it.
 
     Args:
         compared: groups whose cells only compare settings.
+        every: a line a group even of more than ``FOLD_OVER``, which are else told by data set and method.
+        notes: lines before the last.
     """
     lines = []
     for title, those in (
@@ -1056,22 +1150,16 @@ def text(suite: str, groups: Sequence[Group], compared: Sequence[Group], machine
         ("before that, to compare settings on held-out training images:", compared),
     ):
         if those:
-            rows = [
-                _row(
-                    {
-                        "data set": g.dataset,
-                        "method": _called(g),
-                        "ipc": g.ipc or "all",
-                        "protocol": g.protocol,
-                        "network": g.network,
-                    },
-                    g.cells,
-                    g.done,
-                    {name: getattr(g, name) for name in _SUMS},
+            fold = len(those) > FOLD_OVER and not every
+            if len(rows := _folded(those) if fold else _each(those)) == len(those):
+                fold = False
+            lines += [title] if title else []
+            lines += [table_text(rows)]
+            if fold:
+                lines.append(
+                    f"{len(those)} lines in {len(rows)}, one a data set and method; each of them: --all, or --json"
                 )
-                for g in those
-            ]
-            lines += [title, _table(rows), ""] if title else [_table(rows), ""]
+            lines.append("")
     everything = [*groups, *compared]
     rows = []
     for dataset in [*dict.fromkeys(g.dataset for g in everything), ""]:
@@ -1083,12 +1171,13 @@ def text(suite: str, groups: Sequence[Group], compared: Sequence[Group], machine
         rows.append(row | {"seconds": seconds_text(sums["seconds"])})
     sums = _sums(everything)
     lines += [
-        _table(rows),
+        table_text(rows),
         "",
         f"disk: sets {bytes_text(sums['set_bytes'])}, labels {bytes_text(sums['label_bytes'])} in {runs}; teachers and experts "
         f"{bytes_text(sums['network_bytes'])} in the cache",
-        f"networks: teachers and experts, trained once and kept; {LEGEND}",
+        *LEGEND,
         f"machine: {machine.device}, by {machine.source}",
+        *notes,
     ]
     cells, done = sum(g.cells for g in everything), sum(g.done for g in everything)
     of = f" of suite {suite}" if suite else ""

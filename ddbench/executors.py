@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ddbench import curves, store
+from ddbench import curves, host, store
 from ddbench.records import Cell, Record
 from ddbench.runner import Context, Outcome, Session, check
 from ddbench.task import TimeBudget
@@ -127,7 +126,7 @@ def _processes(cells: Sequence[Cell], context: Context, jobs: int) -> Iterator[O
         "spawn"
     )  # forked processes can't use CUDA, and inherit locked mutexes
     stop = method.Event()
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, host.threads() // jobs)
     pool = ProcessPoolExecutor(jobs, method, _start_worker, (context, threads, stop))
     waiting: dict[Future[list[Outcome]], list[Cell]] = {}
     try:

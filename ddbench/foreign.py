@@ -36,12 +36,15 @@ from ddbench.store import DamagedError
 LIMIT_MIB = 4096.0
 """What a file may hold once unpacked, unless more is allowed."""
 _MIB = 1 << 20
-_PICKLE_MIB = 64  # the structure of a file beside its tensors; published ones take kilobytes
+_PICKLE_MIB = 4  # the structure of a file beside its tensors; published ones take kilobytes
+_OPCODES = 1_000_000
+_DEPTH = 64  # of lists in lists; published ones have 3
 _MEMBERS = 2_000_000  # ImageNet-1K has 1.28 million pictures
 _READ = 1 << 20
 _RATIO = 1100  # deflate shrinks by 1,032 at most
 _DIMENSIONS = 16
 _SMALL, _EXPANDED = 16 * _MIB, 4  # tensors may be expanded to so many bytes, or so many times the file
+_VALUE_MIB = 64  # one encoded picture of a parquet file
 _PICTURE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 
 
@@ -157,7 +160,7 @@ def refuse_pickle(path: Path) -> FormatError:
     """Why a plain pickle is not read, and what its owner can do."""
     return FormatError(
         f"{path} is a plain pickle, which can run code when it is read, and is refused; where you trust it, convert "
-        f"it: record = torch.load(file, weights_only=False); torch.save(record, file)"
+        f'it: what = pickle.load(open(file, "rb")); torch.save(what, "converted.pt"), with tensors in the place of arrays'
     )
 
 
@@ -267,6 +270,54 @@ class _Structure:
             f"{self.path} {what}, which no {self.what} needs and which might run code; it is not read"
         )
 
+    def large(self) -> FormatError:
+        return FormatError(
+            f"{self.path} has a structure of more than {_PICKLE_MIB} MiB or {_OPCODES:,} steps beside its tensors, which no "
+            f"{self.what} needs; it is refused: save images and labels as two tensors"
+        )
+
+    def endless(self, what: str) -> FormatError:
+        return FormatError(f"{self.path} {what}, which no {self.what} needs; it is refused")
+
+    def finite(self, value: Any) -> Any:
+        """The value, which holds itself nowhere and is not too deep."""
+        depths: dict[int, int] = {}  # of containers that are done; 0: being walked
+        path: list[tuple[Any, Iterator[Any], int]] = []
+
+        def enter(container: Any) -> int:
+            """Depth below it, where that is known."""
+            if not isinstance(container, (list, tuple, dict)):
+                return 0
+            if (known := depths.get(id(container))) is not None:
+                if not known:
+                    raise self.endless("has a list that holds itself")
+                return known
+            if len(path) >= _DEPTH:
+                raise self.endless(f"has lists more than {_DEPTH} deep")
+            depths[id(container)] = 0
+            inside = container.values() if isinstance(container, dict) else container
+            path.append((container, iter(inside), 0))
+            return 0
+
+        enter(value)
+        while path:
+            container, rest, below = path[-1]
+            for item in rest:
+                before = len(path)
+                below = max(below, enter(item))
+                if len(path) > before:
+                    path[before - 1] = (container, rest, below)
+                    break
+            else:
+                path.pop()
+                depths[id(container)] = below + 1
+                if path:
+                    outer, others, deepest = path[-1]
+                    path[-1] = (outer, others, max(deepest, below + 1))
+                if below + 1 + len(path) > _DEPTH:
+                    raise self.endless(f"has lists more than {_DEPTH} deep")
+        return value
+
     def read(self, file: BinaryIO) -> Any:
         """One pickle, from where the file stands to its end."""
         stack: list[Any] = []
@@ -284,12 +335,14 @@ class _Structure:
             return items
 
         value: Any
-        for code, value, _ in pickletools.genops(file):
+        for number, (code, value, at) in enumerate(pickletools.genops(file)):
             name = code.name
+            if number >= _OPCODES or (at or 0) > _PICKLE_MIB * _MIB:
+                raise self.large()
             if name == "PROTO":
                 continue
             if name == "STOP":
-                return stack.pop()
+                return self.finite(stack.pop())
             if name in constant:
                 stack.append(constant[name])
             elif name in empty:
@@ -427,7 +480,7 @@ def _check_zip(path: Path, limit_mib: float, what: str) -> None:
     if f"{root}/constants.pkl" in sizes:
         raise FormatError(f"{path} is a TorchScript program, not tensors; it is refused")
     if sizes[f"{root}/data.pkl"] > _PICKLE_MIB * _MIB:
-        raise _too_large(path, sizes[f"{root}/data.pkl"], _PICKLE_MIB, "pickle")
+        raise _Structure(path, what).large()
     with zipfile.ZipFile(path) as archive:
         structure = _Structure(path, what)
         structure.read(io.BytesIO(archive.read(f"{root}/data.pkl")))
@@ -456,7 +509,9 @@ def _check_legacy(path: Path, limit_mib: float, what: str) -> None:
     if size > limit_mib * _MIB:
         raise _too_large(path, size, limit_mib, what)
     with path.open("rb") as opened:
-        file = io.BytesIO(opened.read(_PICKLE_MIB * _MIB))  # the pickles stand first, the storages after them
+        file = io.BytesIO(
+            opened.read(_PICKLE_MIB * _MIB + 4096)
+        )  # the pickles stand first, the storages after them
     structure = _Structure(path, what)
     for _ in range(5):  # magic number, protocol, system, the object, the keys of its storages
         structure.read(file)
@@ -578,9 +633,19 @@ class _Capped(io.RawIOBase):
 
 
 def _copy(source: Any, target: Path, size: int, path: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
     left = size
-    with target.open("xb") as out:
+    with contextlib.ExitStack() as stack:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            out = stack.enter_context(target.open("xb"))
+        except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            raise FormatError(
+                f"{path} has a member {target.name!r} twice, or one name for a file and a folder; it is refused: pack it again"
+            ) from error
+        except OSError as error:
+            raise FormatError(
+                f"{path} has a member {target.name[:80]!r} that cannot be unpacked ({error.strerror or error})"
+            ) from error
         while block := source.read(min(_READ, left + 1)):
             left -= len(block)
             if left < 0:
@@ -682,20 +747,57 @@ def parquet_file(path: Path, limit_mib: float = LIMIT_MIB) -> Any:
     with guarded(path, "parquet file"):
         opened = parquet.ParquetFile(path)
         groups = range(opened.metadata.num_row_groups)
+        if opened.metadata.num_rows > _MEMBERS:
+            raise FormatError(f"{path} has {opened.metadata.num_rows:,} rows; expected at most {_MEMBERS:,}")
         size = sum(opened.metadata.row_group(g).total_byte_size for g in groups)
         if not 0 <= size <= limit_mib * _MIB:
             raise _too_large(path, size, limit_mib, "distilled set")
         return opened
 
 
+def parquet_column(
+    path: Path, names: Sequence[str], types: Sequence[str], limit_mib: float = LIMIT_MIB
+) -> str:
+    """The first of some columns ("image.bytes" is part of a struct) that is there, with one value a row, of a stored type.
+
+    Raises:
+        FormatError: none, or one that holds lists or values of another type.
+    """
+    with guarded(path, "parquet file"):
+        schema = parquet_file(path, limit_mib).metadata.schema
+        columns = [schema.column(i) for i in range(len(schema))]
+        for name in names:
+            inside = [c for c in columns if c.path == name or c.path.startswith(f"{name}.")]
+            if not inside:
+                continue
+            plain = len(inside) == 1 and inside[0].path == name and not inside[0].max_repetition_level
+            if plain and inside[0].physical_type in types:
+                return name
+            what = ", ".join(f"{c.path} of {c.physical_type}" for c in inside[:4])
+            raise FormatError(
+                f"{path} has {what[:200]} as column {name}; expected one value a row, of type {' or '.join(types)}"
+            )
+    raise FormatError(
+        f"{path} has no column {' or '.join(names)}; expected pictures and class ids in columns of one value a row"
+    )
+
+
 def parquet_rows(
-    path: Path, columns: Sequence[str], limit_mib: float = LIMIT_MIB
+    path: Path, columns: Sequence[str], limit_mib: float = LIMIT_MIB, rows: int = 1
 ) -> Iterator[dict[str, Any]]:
-    """Rows of some columns, a few in memory at a time.  Raises FormatError."""
+    """Rows of some columns, so many in memory at a time: one where values have no fixed size.  Raises FormatError.
+
+    What the file declares as its size is that of dictionaries, whose values may stand in any number of rows: what rows take
+    once decoded is added up here, and no batch may take more than one picture.
+    """
     opened = parquet_file(path, limit_mib)
     spent = 0
     with guarded(path, "parquet file"):
-        for batch in opened.iter_batches(batch_size=16, columns=list(columns), use_threads=False):
+        for batch in opened.iter_batches(batch_size=rows, columns=list(columns), use_threads=False):
+            if batch.nbytes > _VALUE_MIB * _MIB:
+                raise FormatError(
+                    f"{path} has a row of {batch.nbytes / _MIB:,.0f} MiB; expected pictures of at most {_VALUE_MIB} MiB each"
+                )
             spent += batch.nbytes
             if spent > limit_mib * _MIB:
                 raise _too_large(path, spent, limit_mib, "distilled set")

@@ -27,7 +27,9 @@ all is too much, ``parts`` are several such tables in one file, each with what i
 from __future__ import annotations
 
 import difflib
+import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +38,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from ddbench import registry
+from ddbench import registry, verdicts
 from ddbench.nets import names as networks_
 from ddbench.records import Cell, DistilCell
-from ddbench.verdicts import AUTHORS
 
 if TYPE_CHECKING:
     from ddbench.claims import Claim
@@ -604,6 +605,10 @@ def _single(key: str, methods: Sequence[str]) -> bool:
     return bool(types) and all({part.strip() for part in t.split("|")} <= plain for t in types)
 
 
+HOLDOUT = 0.1
+"""Share of each class on which settings are compared where no other is asked for."""
+
+
 def check_holdout(fraction: float) -> None:
     """Raises:
     PlanError: no share of the images."""
@@ -627,6 +632,11 @@ class Swept:
         for candidate in self.candidates:
             settings = {**cell.distil.settings, **candidate}
             yield cell.distil.model_copy(update={"settings": settings, "seed": seed})
+
+    def choice_name(self, fraction: float) -> str:
+        """Of the file in which a run folder keeps what was chosen: it changes with whatever is compared, and on what."""
+        compared = [*(c.model_dump() for c in self.trials(self.cells[0].distil.seed)), f"{fraction:.9g}"]
+        return f"{hashlib.sha256(json.dumps(compared, sort_keys=True, default=str).encode()).hexdigest()[:16]}.json"
 
     def chosen(self, candidate: Mapping[str, Any]) -> list[Cell]:
         """The cells with these settings."""
@@ -782,22 +792,11 @@ def claimed(chosen: ClaimFilter) -> list[Claim]:
     return sorted(found, key=lambda c: (sides[c.dataset], c.dataset, c.ipc or 0, c.method, c.protocol))
 
 
-def authors_recipe(method: str, dataset: str, ipc: int) -> str:
-    """The recipe that a published number of a method is to be measured with: of those that are its authors' the first with a
-    row for the data set and ipc, else the first with a row that is near, else ``auto``."""
-    rows = registry.recipes(method)
-    base = dataset.partition("?")[0]
-    named = [name for name in AUTHORS if any(key[0] == name for key in rows)]
-    for name in named:
-        if any(k[0] == name and k[1] in (dataset, base, None) and k[2] in (ipc, None) for k in rows):
-            return name
-    for name in named:
-        try:
-            registry.resolve_recipe(method, name, dataset, ipc)
-        except LookupError:
-            continue
-        return name
-    return "auto"
+def authors_recipe(claim: Claim) -> str:
+    """The recipe that a published number is to be measured with, by name: :func:`ddbench.verdicts.authors_recipe`; ``auto``,
+    the nearest, where there is none for its cell."""
+    found = verdicts.authors_recipe(claim)
+    return "auto" if found is None else found.name
 
 
 def cells(suite: Suite) -> list[Cell]:
@@ -822,12 +821,9 @@ def cells(suite: Suite) -> list[Cell]:
     for table in tables:
         if table.claims is not None:
             claims = [(c, c.ipc or 0) for c in claimed(table.claims)]
-            recipes = {
-                asked: authors_recipe(*asked) for asked in {(c.method, c.dataset, ipc) for c, ipc in claims}
-            }
+            claimed_with = [(c, ipc, authors_recipe(c)) for c, ipc in claims]
             for seed in table.seeds:
-                for c, ipc in claims:
-                    recipe = recipes[c.method, c.dataset, ipc]
+                for c, ipc, recipe in claimed_with:
                     add(table, c.method, recipe, {}, c.dataset, ipc, seed, c.protocol, [c.network])
             continue
         for dataset in table.datasets:

@@ -84,6 +84,11 @@ class Spent(_Typed):
     evaluate_peak_mib: float = 0.0
     compile_s: float = 0.0
 
+    @property
+    def distil_known(self) -> bool:
+        """Whether the construction of the set was measured; of an imported set nothing is known."""
+        return bool(self.distil_s or self.distil_peak_mib or self.distil_device)
+
 
 class Provenance(_Typed):
     """Versions and machine facts that decide the bits of a result."""

@@ -256,6 +256,11 @@ def _folders(kind: str) -> list[Path]:
     return [folder for p in ddbench.__path__ if (folder := Path(p) / kind).is_dir()]
 
 
+@functools.cache
+def _real_path(path: Path) -> Path:
+    return path.resolve()  # asked of every file at every look-up: a third of the time of large plans
+
+
 def _owners(kind: str) -> dict[str, list[_Owner]]:
     """Every owner of every name of ``methods`` or ``datasets``; more than one of a name is an error when it is used."""
     owners: dict[str, list[_Owner]] = {}
@@ -263,7 +268,7 @@ def _owners(kind: str) -> dict[str, list[_Owner]]:
         for path in sorted(folder.glob("*.py")):
             if not path.name.startswith("_"):
                 owners.setdefault(path.stem, []).append(
-                    _Owner(str(path), f"ddbench.{kind}.{path.stem}", path.resolve())
+                    _Owner(str(path), f"ddbench.{kind}.{path.stem}", _real_path(path))
                 )
     for name, package, value in _entry_points(f"ddbench.{kind}"):
         module, _, attribute = value.partition(":")

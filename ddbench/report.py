@@ -273,6 +273,7 @@ def _overview(records: Sequence[Record], folders: Sequence[RunFolder]) -> dict[s
             s: n for s in ("ok", "partial", "failed", "skipped") if (n := sum(r.status == s for r in records))
         },
         "sets": len({r.set_key for r in records if r.status in ("ok", "partial")}),
+        "set_files": len({path.stem for f in folders for path in f.sets()}),
         "students": sum(sum(s.chosen_by == "last" for s in r.scores) for r in records),
         "methods": names(lambda r: r.cell.distil.method),
         "datasets": names(lambda r: r.cell.distil.dataset),
@@ -297,7 +298,10 @@ def _claims(records: Sequence[Record]) -> dict[str, Any]:
     """Claims beside what was measured: those that records speak to, and those of the same data sets that nobody ran."""
     standings = verdicts.standings(claims.published(), records)
     here = {r.cell.distil.dataset.partition("?")[0] for r in records}
-    shown = [s for s in standings if s.verdict != "not run" or (s.claim.ours and s.claim.dataset in here)]
+    unmeasured = ("not run", "no recipe")
+    shown = [
+        s for s in standings if s.verdict not in unmeasured or (s.claim.ours and s.claim.dataset in here)
+    ]
     rows = []
     for s in shown:
         claim = {k: v for k, v in s.claim.model_dump(mode="json").items() if _apart(v, None, "", False, [])}
@@ -620,10 +624,12 @@ def make(
         size += took
     else:
         left_out.append(f"traces of {len(traces)} distillations: they did not fit into the page")
-    if images:
+    if not document["overview"]["set_files"]:
+        left_out.append(f"images: no set files in {', '.join(str(f.path) for f in folders)}")
+    elif images:
         room = max_bytes - size - 4096  # what is left out is said, too
         document["sets"], document["real"] = _images(folders, records, room, left_out)
-    elif any(f.sets() for f in folders):
+    else:
         left_out.append("images of all sets: they were not asked for")
     return Report(document, render(document), left_out)
 

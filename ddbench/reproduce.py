@@ -19,7 +19,7 @@ from ddbench.claims import Claim
 from ddbench.protocols.rows import ROWS
 from ddbench.records import Cell, Record
 from ddbench.store import write_text
-from ddbench.verdicts import VERDICTS, Standing
+from ddbench.verdicts import VERDICTS, Standing, base
 
 SEEDS = 3
 """Distillations where no other count is asked for: the fewest whose spread says something."""
@@ -29,9 +29,9 @@ SEEDS = 3
 
 def candidates(claims: Iterable[Claim], method: str, dataset: str, ipc: int) -> list[Claim]:
     """Claims of one cell, the best first: those that ddbench can measure; of this very form of the data; not quoted; of the
-    method's own paper; whose whitening a recipe of the authors has; whose epoch the protocol picks, too; on the protocol's
-    first network; with a deviation; then in their order."""
-    own = own_papers(method)
+    method's own paper; without a caveat; whose whitening a recipe of the authors has; whose epoch the protocol picks, too; on
+    the protocol's first network; with a deviation; then in their order."""
+    own = verdicts.own_papers(method)
 
     def order(claim: Claim) -> tuple[bool, ...]:
         row = ROWS.get(claim.protocol)
@@ -40,6 +40,7 @@ def candidates(claims: Iterable[Claim], method: str, dataset: str, ipc: int) -> 
             claim.dataset != dataset,
             claim.quoted,
             claim.paper not in own,
+            bool(claim.caveat),
             not _recipe_fits(claim),
             not _epoch_fits(claim),
             row is None or verdicts.network(row.plan.networks[0], dataset) != claim.network,
@@ -49,15 +50,10 @@ def candidates(claims: Iterable[Claim], method: str, dataset: str, ipc: int) -> 
     found = [
         c
         for c in claims
-        if (c.method, verdicts.base(c.dataset), c.ipc) == (method, verdicts.base(dataset), ipc)
+        if (c.method, base(c.dataset), c.ipc) == (method, base(dataset), ipc)
         and ("?" not in dataset or c.dataset == dataset)
     ]
     return sorted(found, key=order)
-
-
-def own_papers(method: str) -> tuple[str, ...]:
-    """Stems of the files in which a method's own numbers stand: its name; for ``fyi+dm`` the wrapper's."""
-    return (method.partition("+")[0],)
 
 
 def choose(
@@ -105,12 +101,10 @@ def _why_external(claim: Claim) -> str:
 
 def _what_is(claims: Sequence[Claim], method: str, dataset: str) -> str:
     mine = [c for c in claims if c.method == method]
-    here = sorted(
-        {c.ipc for c in mine if c.ipc is not None and verdicts.base(c.dataset) == verdicts.base(dataset)}
-    )
+    here = sorted({c.ipc for c in mine if c.ipc is not None and base(c.dataset) == base(dataset)})
     if here:
         return f"on {dataset} there is ipc {', '.join(map(str, here))}"
-    if any(verdicts.base(c.dataset) == verdicts.base(dataset) for c in mine):
+    if any(base(c.dataset) == base(dataset) for c in mine):
         return f"those on {dataset} are not counted in images a class"
     if mine:
         return f"{method} has numbers on {', '.join(sorted({c.dataset for c in mine}))}"
@@ -121,7 +115,7 @@ def _what_is(claims: Sequence[Claim], method: str, dataset: str) -> str:
 
 
 def recipe_of(claim: Claim) -> registry.Recipe:
-    """The authors' recipe of a claim's cell; see :func:`ddbench.verdicts.authors_recipe`.
+    """The recipe of a claim's cell, its own or the authors'; see :func:`ddbench.verdicts.authors_recipe`.
 
     Raises:
         LookupError: the authors have recipes, but none for this cell.
@@ -130,7 +124,7 @@ def recipe_of(claim: Claim) -> registry.Recipe:
     if found is not None:
         return found
     raise LookupError(
-        f"the authors of {claim.method} give no recipe for {claim.dataset} at ipc {claim.ipc}; --recipe auto takes the "
+        f"{verdicts.without_recipe(claim)}; --recipe auto takes the "
         f"nearest, and its verdict is then 'not comparable'"
     )
 
@@ -149,6 +143,29 @@ def _epoch_fits(claim: Claim) -> bool:
     row = ROWS.get(claim.protocol)
     tested = row is not None and row.plan.test_every > 0
     return claim.chosen in ("last", "unstated") or (claim.chosen == "best-epoch" and tested)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How snapshots are taken and scored for a number of the best snapshot: iterations between two, students each."""
+
+    every: int
+    students: int
+
+
+_WATCHES = {"mtt": Watch(100, 5), "ftd": Watch(100, 5), "tesla": Watch(100, 3), "datm": Watch(500, 1)}
+"""The defaults (``eval_it``, ``num_eval``) of the released commands of each."""
+
+
+def watch_of(claim: Claim) -> Watch | None:
+    """How the authors of a number of the best snapshot looked for it (of a wrapper: those of its base; of others: as ``mtt``);
+    None for other numbers."""
+    if claim.chosen != "best-snapshot":
+        return None
+    found = _WATCHES.get(claim.method.rpartition("+")[2], _WATCHES["mtt"])
+    # datm's two largest sets of CIFAR-10 are looked at half as often
+    rare = claim.method == "datm" and base(claim.dataset) == "cifar10" and (claim.ipc or 0) >= 500
+    return replace(found, every=2 * found.every) if rare else found
 
 
 def cells(
@@ -288,6 +305,8 @@ def facts(made: Report) -> dict[str, str]:
         "source": claim.source
         + (" (quotes another paper)" if claim.quoted and "quot" not in claim.source else ""),
     }
+    if claim.caveat:
+        lines["caveat"] = claim.caveat
     if claim.note:
         lines["note on it"] = claim.note
     if s.mean is not None:
@@ -373,6 +392,8 @@ def row(standing: Standing) -> dict[str, Any]:
         "labels": c.labels,
         "zca": c.zca,
         "chosen": c.chosen,
+        "claim_recipe": c.recipe,
+        "caveat": c.caveat,
         "metric": c.metric,
         "task": c.task,
         "published": c.value,
@@ -447,7 +468,10 @@ def _tally(standings: Sequence[Standing], name: str, by: Callable[[Claim], str])
         counts.setdefault(by(s.claim), Counter())[word] += 1
     shown: list[dict[str, Any]] = []
     ours = {k: v for k, v in counts.items() if v.total() > v["external"]}
-    for key in sorted(ours, key=lambda k: (-(ours[k].total() - ours[k]["not run"] - ours[k]["external"]), k)):
+    for key in sorted(
+        ours,
+        key=lambda k: (-(ours[k].total() - sum(ours[k][w] for w in ("not run", "no recipe", "external"))), k),
+    ):
         shown.append({name: key, **{v: ours[key][v] or "" for v in (*VERDICTS, "external")}})
     rest = [k for k in counts if k not in ours]
     if rest:
@@ -487,18 +511,18 @@ def _measured_rows(standings: Sequence[Standing]) -> list[dict[str, str]]:
             "students (sets)": f"{s.n} ({s.sets})",
             "gap": f"{s.gap:+.1f}",
             "in errors": "" if s.gap_errors is None else f"{abs(s.gap_errors):.1f}",
-            "why, and what to know": s.reason or s.note,
+            "why, and what to know": "; ".join(t for t in (s.reason, s.note) if t),
         }
         found = rows.setdefault(tuple(line.values()), {**line, "claims": ""})
         found["claims"] += f"{' ' if found['claims'] else ''}`{c.id}`"
     return list(rows.values())
 
 
-def _waiting_rows(standings: Sequence[Standing]) -> list[dict[str, str]]:
-    """Claims of ours without a measurement, one row a method, data set, protocol and network."""
+def _waiting_rows(standings: Sequence[Standing], verdict: str = "not run") -> list[dict[str, str]]:
+    """Claims of ours without a measurement, and of this verdict, one row a method, data set, protocol and network."""
     groups: dict[tuple[str, ...], list[Standing]] = {}
     for s in standings:
-        if s.claim.ours and s.mean is None:
+        if s.claim.ours and s.mean is None and s.verdict == verdict:
             c = s.claim
             groups.setdefault((c.method, c.dataset, c.protocol, c.network), []).append(s)
     rows = []
@@ -572,8 +596,9 @@ def markdown(standings: Sequence[Standing]) -> str:
         "reproduced": "within 2 combined standard errors or 1 point",
         "below": "measured is lower than that",
         "above": "measured is higher than that",
-        "not comparable": "measured, but otherwise than published: the table says how",
+        "not comparable": "measured, but otherwise than published, or the number has a caveat: the table says which",
         "not run": "ddbench can measure it, and no record of it is here",
+        "no recipe": "the authors published no settings for this very cell, so that there is nothing to run",
         "external": "of a method, data set, network, protocol or measure that ddbench does not have",
     }
     out = io.StringIO()
@@ -590,7 +615,7 @@ def markdown(standings: Sequence[Standing]) -> str:
     ]
     out.write(_table(shown))
     out.write("\n### By method\n\n" + _tally(standings, "method", lambda c: c.method))
-    out.write("\n### By data set\n\n" + _tally(standings, "data set", lambda c: verdicts.base(c.dataset)))
+    out.write("\n### By data set\n\n" + _tally(standings, "data set", lambda c: base(c.dataset)))
     out.write(
         "\n## Measured\n\nMean ± population deviation over students; errors are combined standard errors of both sides.\n\n"
     )
@@ -600,6 +625,11 @@ def markdown(standings: Sequence[Standing]) -> str:
         "`ddbench reproduce METHOD --dataset NAME --ipc N` runs one.\n\n"
     )
     out.write(_table(waiting) or "Every number that ddbench can measure has a measurement.\n")
+    if no_recipe := _waiting_rows(standings, "no recipe"):
+        out.write(
+            "\n## No recipe\n\nTheir authors published settings for other cells only; `ddbench reproduce ... --recipe auto` "
+            "takes the\nnearest, and is then not comparable.\n\n" + _table(no_recipe)
+        )
     out.write("\n## External, by paper\n\n")
     full = sum(s.claim.method == plan.FULL and not s.claim.ours for s in standings)
     if full:

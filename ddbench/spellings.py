@@ -16,7 +16,6 @@ METHODS: dict[str, str] = {
     "full-data": "full",
     "whole": "full",
     "gvbsm": "g-vbsm",
-    "ncfm-wo-psi": "ncfm-no-psi",
     "infer-dyn": "infer",
     "herding-fixed": "herding",
     # random images under labels of a teacher: the labels are the protocol's
@@ -24,6 +23,14 @@ METHODS: dict[str, str] = {
     "random+kd": "random",
 }
 """Spellings of methods (lower case) that are not the registry's."""
+
+RECIPES: dict[str, tuple[str, str]] = {
+    "idc-i": ("idc", "idc-i"),
+    "ncfm-no-psi": ("ncfm", "no-psi"),
+    "ncfm-wo-psi": ("ncfm", "no-psi"),
+    "sre2l++": ("cvdd", "sre2l++"),
+}
+"""Published methods (lower case) that are a recipe of one of ours: its method and recipe."""
 
 EXTERNAL_METHODS = (
     *(
@@ -41,8 +48,8 @@ EXTERNAL_METHODS = (
         "hello",
     ),
     *("hello-ablation:+lora", "hello-ablation:+multi-weak-teacher", "hello-ablation:+text-init"),
-    *("hello-ablation:linear-probe", "idc-i", "kip", "mirage", "moderate", "ncfm-no-psi", "none", "nrr_dd"),
-    *("nrr_dd-dbr", "nrr_dd-onehot", "pca", "rs2", "sre2l++"),
+    *("hello-ablation:linear-probe", "kip", "mirage", "moderate", "none", "nrr_dd"),
+    *("nrr_dd-dbr", "nrr_dd-onehot", "pca", "rs2"),
 )
 """Methods that are published and not in ddbench; ``none``: no training at all."""
 
@@ -101,14 +108,17 @@ class Tag:
     note: str = ""
 
 
+_AUGMENTED = "its source does not state how students of this baseline were trained and augmented, which is worth points"
+_UNRELEASED = "FYI's code for this base is not released"
+
+
 def _tags() -> dict[str, Tag]:
     last: dict[str, Any] = {"chosen": "last", "zca": False}
     snapshot: dict[str, Any] = {"chosen": "best-snapshot"}
     epoch: dict[str, Any] = {"chosen": "best-epoch", "zca": False}
     plain: dict[str, Any] = {"zca": False}
-    raw_or_ema = "whether of the raw or of the averaged images is not stated; theirs were scored by networks that had been "
-    raw_or_ema += "trained before"
-    unreleased = "FYI's code for this base is not released"
+    warm = "FTD's code scores averaged images with networks that were already trained on the raw ones, about twice the "
+    warm += "training of this protocol; whether the number is of these or of the raw images is not stated"
     ours = {
         "dc": Tag("dc-none", then=last),  # mnist: see RULES
         "dc-none": Tag(then=last),
@@ -129,9 +139,9 @@ def _tags() -> dict[str, Tag]:
         "mtt-flip": Tag(then=snapshot),
         "mtt-zca-flip": Tag("mtt-flip", then={**snapshot, "zca": True}),
         "mtt-tesla": Tag("mtt", then={**snapshot, "n": 3}),
-        "mtt-ftd": Tag("mtt", then={**snapshot, "n": 5}, note=raw_or_ema),
-        "ftd": Tag("mtt", then={**snapshot, "n": 5}, note=raw_or_ema),
-        "ftd-flip": Tag("mtt-flip", then=snapshot, note=unreleased),
+        "mtt-ftd": Tag("mtt", then={**snapshot, "n": 5, "caveat": warm}),
+        "ftd": Tag("mtt", then={**snapshot, "n": 5, "caveat": warm}),
+        "ftd-flip": Tag("mtt-flip", then={**snapshot, "caveat": _UNRELEASED}),
         "idc": Tag(then=plain, note="whether of the last or of the best of four tests is not stated"),
         "idc-nomix": Tag(then=plain),
         "idc-cutout": Tag(then=plain),
@@ -164,7 +174,7 @@ def _tags() -> dict[str, Tag]:
         "reported-by-authors (tagged IDC on the page)": Tag(
             "reported-by-authors", then={"quoted": True}, note="tagged IDC on the page"
         ),
-        "datm-random": Tag(note="the settings of this baseline are not stated"),
+        "datm-random": Tag(then={"caveat": _AUGMENTED}),
         "mtt-as-reported-by-datm": Tag(then={"quoted": True}),
         "tesla-as-reported-by-datm": Tag(then={"quoted": True}),
         "ftd-as-reported-by-datm": Tag(then={"quoted": True}, note="marked by a footnote there; probably without averaging"),
@@ -248,8 +258,8 @@ RULES: tuple[Rule, ...] = (
     Rule({"tag": ("ncfm",), "dataset": ("tiny_imagenet",), "ipc": (10,)}, {"protocol": "ncfm-300"}),
     Rule({"tag": ("ncfm",), "dataset": ("tiny_imagenet",), "ipc": (50,)}, {"protocol": "ncfm-40"}),
     Rule({"tag": ("ncfm",), "dataset": _SUBSETS}, {"n": 3}),
-    Rule({"tag": ("idc",), "method": ("idc",), "dataset": ("mnist",)}, {"protocol": "idc-nomix"}),
-    Rule({"tag": ("idc",), "method": ("idc-i",), "dataset": ("svhn",), "ipc": (1,)}, {"protocol": "idc-cutout"}),
+    Rule({"tag": ("idc",), "method": ("idc",), "recipe": ("",), "dataset": ("mnist",)}, {"protocol": "idc-nomix"}),
+    Rule({"tag": ("idc",), "recipe": ("idc-i",), "dataset": ("svhn",), "ipc": (1,)}, {"protocol": "idc-cutout"}),
     # runs behind a number
     Rule({"tag": ("dc", "dc-dsa", "dc-dsa-flip"), "method": ("dc", "dsa", "fyi+dc", "fyi+dsa"), "source": _OWN}, {"n": 100}),
     Rule({"tag": ("dc-dsa", "dc-dsa-flip"), "method": ("dm", "fyi+dm"), "source": _OWN}, {"n": 25}),
@@ -293,16 +303,32 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         {"protocol": ("rded",), "method": ("sre2l",)},
-        {"chosen": "unstated"},
-        note="how RDED's authors scored SRe2L is not stated",
+        {
+            "chosen": "unstated",
+            "caveat": "its source does not state how SRe2L's sets were made, labelled and scored",
+        },
     ),
     # methods that are a recipe of one of ours
-    Rule({"method": ("sre2l++",)}, note="in ddbench: cvdd, recipe sre2l++"),
-    Rule({"method": ("idc-i",)}, note="in ddbench: idc, recipe idc-i"),
-    Rule({"method": ("ncfm-no-psi",)}, note="without the sampling network; in ddbench: ncfm, recipe no-psi"),
+    Rule({"recipe": ("sre2l++",)}, note="published as SRe2L++"),
+    Rule({"recipe": ("idc-i",)}, note="published as IDC-I"),
+    Rule({"recipe": ("no-psi",)}, note="without the sampling network"),
+    Rule({"method": ("rded",), "distill_network": ("ConvNetBN", "ConvNetD4BN"), "tag": ("rded",)}, note="a ConvNet observes"),
     Rule(
-        {"method": ("rded",), "distill_network": ("ConvNetBN", "ConvNetD4BN"), "tag": ("rded",)},
-        note="a ConvNet observes; in ddbench: recipe convnet on data sets of 32 and 64 pixels",
+        {
+            **{"method": ("rded",), "distill_network": ("ConvNetBN", "ConvNetD4BN"), "tag": ("rded",)},
+            "dataset": ("cifar10", "cifar100", "tiny_imagenet"),
+        },
+        {"recipe": "convnet"},
+    ),
+    Rule(
+        {"paper": ("fyi",), "method": ("fyi+dc", "fyi+dsa"), "dataset": ("cifar100",), "ipc": (50,)},
+        {"recipe": "fyi"},
+        note="fewer loops than DC and DSA themselves, as in FYI's code",
+    ),
+    Rule(
+        {"paper": ("fyi",), "method": ("fyi+mtt",), "dataset": ("cifar10",), "ipc": (1,)},
+        {"recipe": "fyi"},
+        note="TESLA's gradient and twice the iterations, as in FYI's script",
     ),
     # rows of another paper whose sources do not use the word
     Rule(
@@ -326,14 +352,15 @@ RULES: tuple[Rule, ...] = (
         note="inherited from the line of DC; its recipe is in no repository",
     ),
     Rule({"paper": ("mtt", "selection"), "source": ("DC-BENCH leaderboard",)}, {"quoted": True}),
+    Rule({"paper": ("pruning_kd", "selection"), "tag": ("rethink-hard", "rethink-soft")}, {"quoted": True}, note="also in pca"),
     # odd cells
     Rule(
-        {"paper": ("fyi",), "tag": ("mtt-zca",), "dataset": ("cifar10",), "ipc": (50,)},
+        {"paper": ("fyi",), "tag": ("mtt-zca", "mtt-zca-flip"), "dataset": ("cifar10",), "ipc": (50,)},
         {"zca": None},
         note="tagged as whitened; MTT's own setting of this cell is not",
     ),
     Rule(
-        {"paper": ("fyi",), "tag": ("mtt-zca",), "dataset": ("cifar100",), "ipc": (10,)},
+        {"paper": ("fyi",), "tag": ("mtt-zca", "mtt-zca-flip"), "dataset": ("cifar100",), "ipc": (10,)},
         {"zca": None},
         note="tagged as whitened; MTT's own setting of this cell is not",
     ),
@@ -342,7 +369,7 @@ RULES: tuple[Rule, ...] = (
         note="FTD's own table has 24.5 ± 0.2",
     ),
     Rule({"paper": ("fyi",), "method": ("fyi+dc",)}, note="DC is scored without augmentation, so without FYI's flip"),
-    Rule({"method": ("fyi+idc",)}, note="FYI's code for this base is not released"),
+    Rule({"method": ("fyi+idc",)}, {"caveat": _UNRELEASED}),
     Rule(
         {"method": ("mtt", "tesla"), "dataset": ("cifar100",), "ipc": (100,), "source": ("arXiv:2310.05773",)},
         note="DATM prints 49.2 ± 0.4 for MTT and for TESLA",
@@ -357,12 +384,17 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule({"paper": ("dm",), "ipc": (500, 1000), "method": ("dm",)}, note="two results circulate: the repository's and PAD's"),
     Rule(
-        {"method": ("random",), "tag": ("dc-dsa",), "source": ("PAD paper",)},
-        note="the values of DATM's table, where the settings of this baseline are not stated",
+        {"method": ("random",), "tag": ("dc-dsa", "mtt"), "source": ("PAD paper", "arXiv:2502.20653")},
+        {"caveat": _AUGMENTED},
+    ),
+    Rule({"method": ("random",), "tag": ("dc-dsa",), "source": ("PAD paper",)}, note="the values of DATM's table"),
+    Rule(
+        {"method": ("random",), "dataset": ("cifar10",), "ipc": (1, 10, 50), "source": ("PAD paper", "arXiv:2310.05773")},
+        note="the digits of DC-BENCH's best of several augmentations",
     ),
     Rule(
-        {"method": ("random",), "tag": ("dc-dsa",), "source": ("arXiv:2502.20653",)},
-        note="how this baseline was augmented is not stated; other tables have more",
+        {"method": ("random",), "tag": ("dc-dsa",), "dataset": ("cifar10",), "source": ("arXiv:2502.20653",)},
+        note="the values of DC's table, from before DSA; other tables have more",
     ),
     Rule(
         {"tag": ("dc-dsa-cross",), "network": ("AlexNet", "ResNet18"), "ipc": (10,)},
@@ -377,7 +409,7 @@ RULES: tuple[Rule, ...] = (
         note="SRe2L's own table has 60.8",
     ),
     Rule({"source": ("issue #27",)}, note="a user's measurement of the released images; the table has 63.3"),
-    Rule({"tag": ("ncfm",), "method": ("ncfm",)}, note='without "additional curation"'),
+    Rule({"tag": ("ncfm",), "method": ("ncfm",), "recipe": ("",)}, note='without "additional curation"'),
     Rule(
         {"paper": ("ncfm",), "tag": ("ncfm-curated",), "dataset": ("cifar10",), "ipc": (1,)},
         note="users got about 36 with the released code",
@@ -392,7 +424,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         {"paper": ("rded", "cvdd"), "method": ("rded",), "dataset": ("imagenette", "imagewoof"), "tag": ("rded",)},
-        note="tested on 50 images a class",
+        {"caveat": "tested on 50 images a class, the first in a folder's order, not on the whole test set"},
     ),
     Rule({"method": ("dq",), "dataset": ("cifar10",)}, note="the released evaluation reads indices in another order"),
     Rule({"paper": ("dq",), "dataset": ("imagenet1k",)}, note="the network is not named in the figure"),

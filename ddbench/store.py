@@ -289,23 +289,25 @@ _RECORD_BYTES = 4 << 20
 """Above that a file is no record: the longest have some tens of kB."""
 
 
-def read_record(path: Path) -> Record:
+def read_record(path: Path, advice: str = "remove it and run again to make it anew") -> Record:
     """Read and validate one record, of this schema version or an older one.
 
     Version 1 (before metric, ece, class_accuracy and whitened) needs nothing done: the defaults of these fields are what is
     known of it.  A version that renames or drops a field gets its old records changed here, after they were parsed and
     before they are validated; a frozen record of each version is in tests/data.
 
+    Args:
+        advice: what to do about one that can't be read, the end of the message; by default for one of a run folder.
+
     Raises:
         DamagedError: the file is no whole record, or one of a newer version; names the file and the first fault.
         FileNotFoundError: no such file.
     """
     path = Path(path)
-    again = "remove it and run again to make it anew"
     if not path.is_file() and path.exists():
         raise DamagedError(f"record {path} is no file; move it away")
     if (size := path.stat().st_size) > _RECORD_BYTES:
-        raise DamagedError(f"record {path} has {size:,} bytes, which no record has; {again}")
+        raise DamagedError(f"record {path} has {size:,} bytes, which no record has; {advice}")
     text = path.read_bytes()
     try:
         record = Record.model_validate_json(text)
@@ -314,12 +316,12 @@ def read_record(path: Path) -> Record:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         field = ".".join(str(part) for part in first["loc"])
         raise DamagedError(
-            f"record {path} can't be read ({f'field {field}: ' if field else ''}{first['msg']}); {again}"
+            f"record {path} can't be read ({f'field {field}: ' if field else ''}{first['msg']}); {advice}"
         ) from error
     if not 1 <= record.schema_version <= SCHEMA:
         _check_version(path, text)
         raise DamagedError(
-            f"record {path} says schema version {record.schema_version}; expected 1 to {SCHEMA}; {again}"
+            f"record {path} says schema version {record.schema_version}; expected 1 to {SCHEMA}; {advice}"
         )
     return record
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ddbench import registry, store
+from ddbench import plan, registry, store
 from ddbench.contract import RealData
+from ddbench.estimate import SWEEPS, choice_path
 from ddbench.nets import names as network_names
 from ddbench.plan import Swept, check_holdout, default_networks, known_side, swept
 from ddbench.records import Cell, DistilCell, Record
@@ -25,8 +26,8 @@ from ddbench.runner import Context, Outcome, Session, validate
 from ddbench.seeding import derive
 from ddbench.task import BudgetUsedUp, RunTask
 
-FOLDER = "sweeps"
-HOLDOUT = 0.1
+FOLDER = SWEEPS
+HOLDOUT = plan.HOLDOUT
 """Share of each class that is held out."""
 
 
@@ -155,7 +156,7 @@ def choose(
         raise SweepError(
             f"{first.distil.method} {first.distil.dataset} ipc {first.distil.ipc}: no value could be scored:\n{why}"
         )
-    return Choice(
+    made = Choice(
         group.candidates,
         tuple(accuracies),
         tuple(reasons),
@@ -167,6 +168,9 @@ def choose(
         first.repeats,
         sum(spent.values()),
     )
+    if real is None:  # a dry run knows data by their names
+        store.write_json(choice_path(context.run, group, fraction), document(made))
+    return made
 
 
 def _values(record: Record) -> list[float]:

@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ddbench import registry
+from ddbench import compare, registry
 from ddbench.claims import Claim
 from ddbench.nets import names as networks_
 from ddbench.protocols.rows import ROWS
 from ddbench.records import Record
 
-Verdict = Literal["reproduced", "below", "above", "not comparable", "not run"]
-VERDICTS: tuple[Verdict, ...] = ("reproduced", "below", "above", "not comparable", "not run")
+Verdict = Literal["reproduced", "below", "above", "not comparable", "not run", "no recipe"]
+VERDICTS: tuple[Verdict, ...] = ("reproduced", "below", "above", "not comparable", "not run", "no recipe")
 WITHIN_POINTS = 1.0
 """A gap of so many points, or of ``WITHIN_ERRORS`` combined standard errors, counts as reproduced."""
 WITHIN_ERRORS = 2.0
+UNCERTAIN_POINTS = 3.0
+"""Where ``WITHIN_ERRORS`` combined standard errors are more points than this, a note says that the verdict says little."""
 AUTHORS = ("authors", "released", "paper")
 """Recipes that are the authors' own, in the order in which they are preferred."""
 _COARSE = ("bf16",)
@@ -35,8 +38,9 @@ class Standing:
     claim: Claim
     verdict: Verdict
     reason: str = ""
-    """Why it is not comparable, or was not run; "" for the other verdicts."""
+    """Why it is not comparable, was not run or has no recipe; "" for the other verdicts."""
     mean: float | None = None
+    """Of the means of the distillations."""
     std: float | None = None
     """Population deviation over students (over sets, where a set has one value for all its students); None for a single
     value."""
@@ -124,6 +128,27 @@ def _canonical(name: str) -> str:
         return name
 
 
+def own_papers(method: str) -> tuple[str, ...]:
+    """Stems of the files in which a method's own numbers stand: its name; for ``fyi+dm`` the wrapper's."""
+    return (method.partition("+")[0],)
+
+
+def own_protocols(claims: Iterable[Claim]) -> dict[str, frozenset[str]]:
+    """By method the protocols of its own paper: those of the numbers in its own file, quoted ones only where it prints no
+    other.  Of these the most used one, and all that are named after the method (``ncfm-40``): a file has single numbers under
+    the protocols of others too.  A method without numbers in a file of its own (``random``) is not there."""
+    counts: dict[str, dict[bool, Counter[str]]] = {}
+    for c in claims:
+        if c.ours and c.paper in own_papers(c.method):
+            counts.setdefault(c.method, {}).setdefault(c.quoted, Counter())[c.protocol] += 1
+    found = {}
+    for method, by_quoted in counts.items():
+        used = by_quoted[min(by_quoted)]
+        most = min(used, key=lambda p: (-used[p], p))
+        found[method] = frozenset({most} | {p for p in used if p == method or p.startswith(f"{method}-")})
+    return found
+
+
 def authors(record: Record) -> bool:
     """Whether a record is of a recipe of the authors that was made for its cell, or has the defaults of a method that has no
     such recipe (``random``); without settings of one's own."""
@@ -141,13 +166,13 @@ def setting(settings: Mapping[str, Any], name: str) -> Any:
 
 
 def authors_recipe(claim: Claim) -> registry.Recipe | None:
-    """The authors' recipe that was made for a claim's very cell: of several (``authors``, ``released``, ``paper``) the first
-    whose whitening and network of the distillation are those of the claim; the defaults of a method whose authors have no
-    recipe (``random``); None where they have some, but none for this cell."""
-    if not has_authors(claim.method):
+    """The recipe of a claim's very cell: the one that the claim names, where it does.  Else the authors': of several
+    (``authors``, ``released``, ``paper``) the first whose whitening and network of the distillation are those of the claim;
+    the defaults of a method whose authors have no recipe (``random``); None where there are some, but none for this cell."""
+    if not claim.recipe and not has_authors(claim.method):
         return registry.Recipe("defaults")
     found = []
-    for name in AUTHORS:
+    for name in (claim.recipe,) if claim.recipe else AUTHORS:
         try:
             recipe = registry.resolve_recipe(claim.method, name, claim.dataset, claim.ipc or 0)
         except (LookupError, registry.PluginError):
@@ -156,11 +181,26 @@ def authors_recipe(claim: Claim) -> registry.Recipe | None:
             found.append(recipe)
 
     def order(recipe: registry.Recipe) -> tuple[bool, bool]:
-        made_by = setting(recipe.settings, "network")
-        asked = claim.distill_network and network(claim.distill_network, claim.dataset)
-        return not whitening_fits(claim, recipe), bool(asked and made_by and made_by != asked)
+        return not whitening_fits(claim, recipe), bool(_other_network(claim, recipe.settings))
 
     return min(found, key=order, default=None)
+
+
+def _other_network(claim: Claim, settings: Mapping[str, Any]) -> str:
+    """The network that settings distil with where the claim names another; "" where they agree or one of them does not say
+    it by a name that ddbench has (a committee, an encoder)."""
+    asked, made_by = claim.distill_network, setting(settings, "network")
+    if not asked or not isinstance(made_by, str) or not made_by or not _is_network(asked):
+        return ""
+    return "" if network(made_by, claim.dataset) == network(asked, claim.dataset) else made_by
+
+
+def _is_network(name: str) -> bool:
+    try:
+        networks_.canonical(name)
+    except (LookupError, ValueError):
+        return False
+    return True
 
 
 def whitening_fits(claim: Claim, recipe: registry.Recipe) -> bool:
@@ -202,34 +242,35 @@ def published_error(claim: Claim) -> float | None:
 def error_of_mean(sets: Sequence[Sequence[float]]) -> float | None:
     """Standard error of a mean over students of several distillations, each a list of values: from the distillations'
     means where there are two or more, else from the students of the one; None for a single value."""
-    values = [sum(s) / len(s) for s in sets] if len(sets) > 1 else list(sets[0])
-    if len(values) < 2:
-        return None
-    mean = sum(values) / len(values)
-    return math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))
+    return compare.standard_error([sum(s) / len(s) for s in sets] if len(sets) > 1 else sets[0])
 
 
 def stand(claim: Claim, records: Iterable[Record]) -> Standing:
     """What records say to a claim.
 
     Only records of one kind are pooled: same recipe and settings, form of the data, protocol version, precision, labels,
-    whitening, whole or partial.  Of several kinds a comparable one stands, else one of the authors' recipes; then that
+    whitening, whole or partial.  Of several kinds a comparable one stands, else one of the claim's recipe; then that
     with the fewest reasons against it, the most distillations, the most students, the newest.  Of several records of one
-    seed (measured again) the newest stands.
+    seed (measured again) that of the most students stands, of these the newest.
     """
     records = list(records)
     fitting = [r for r in records if fits(claim, r)]
     if not fitting:
-        return Standing(claim, "not run", _why_not_run(claim, records))
+        why = _why_not_run(claim, records)
+        if claim.ours and claim.ipc and authors_recipe(claim) is None:
+            return Standing(claim, "no recipe", "; ".join(t for t in (without_recipe(claim), why) if t))
+        if claim.caveat and claim.ours:
+            why = "; ".join(t for t in (f"would not be comparable: {claim.caveat}", why) if t)
+        return Standing(claim, "not run", why)
     kinds: dict[_Kind, dict[int, Record]] = {}
-    for r in sorted(fitting, key=lambda r: (r.created, r.key)):
+    for r in sorted(fitting, key=lambda r: (_students(claim, r), r.created, r.key)):
         kinds.setdefault(_kind(claim, r), {})[r.cell.distil.seed] = r
 
     def order(kind: _Kind) -> tuple[Any, ...]:
         mine = list(kinds[kind].values())
         against = _incomparable(claim, mine)
         students = sum(_students(claim, r) for r in mine)
-        return bool(against), not authors(mine[0]), len(against), -len(mine), -students
+        return bool(against), bool(_other_recipe(mine[0], claim)), len(against), -len(mine), -students
 
     newest_first = sorted(kinds, key=lambda k: max(r.created for r in kinds[k].values()), reverse=True)
     first = min(newest_first, key=order)  # of equals the first
@@ -238,8 +279,9 @@ def stand(claim: Claim, records: Iterable[Record]) -> Standing:
     sets = [_values(claim, r)[0] for r in among]
     values = [v for s in sets for v in s]
     n = sum(_students(claim, r) for r in among)
-    mean = sum(values) / len(values)
-    std = math.sqrt(sum((v - mean) ** 2 for v in values) / len(values)) if len(values) > 1 else None
+    mean = sum(sum(s) / len(s) for s in sets) / len(sets)  # of sets, as its error is
+    middle = sum(values) / len(values)
+    std = math.sqrt(sum((v - middle) ** 2 for v in values) / len(values)) if len(values) > 1 else None
     gap = mean - claim.value
     error = error_of_mean(sets)
     # a single value is a draw from what was published, if it is reproduced: the published deviation is its error
@@ -268,7 +310,7 @@ def stand(claim: Claim, records: Iterable[Record]) -> Standing:
         max(max(s.distil_peak_mib, s.evaluate_peak_mib) for s in spent),
         tuple(r.key for r in among),
         " ".join(sorted({_short(r.provenance.revision) for r in among} - {""})),
-        "; ".join(_notes(claim, among, error, n, left_out)),
+        "; ".join(_notes(claim, among, error, combined, n, left_out)),
         ", ".join(sorted({_device(r) for r in among} - {""})),
     )
 
@@ -345,17 +387,20 @@ def _device(record: Record) -> str:
     return made.device if made.device == "cpu" else made.device_name or made.device
 
 
-def _other_recipe(record: Record) -> str:
-    """Why a record's recipe is not the authors' for its cell, or ""."""
+def _other_recipe(record: Record, claim: Claim | None = None) -> str:
+    """Why a record's recipe is not the one that the claim names, else not the authors' for its cell; or ""."""
     distil = record.cell.distil
     name = record.recipe or distil.recipe
     if distil.settings:
         changed = ", ".join(f"{k}={v}" for k, v in sorted(distil.settings.items()))
         return f"other recipe: {name} with settings of one's own ({changed})"
-    if name == "defaults" and not has_authors(distil.method):
+    asked = claim.recipe if claim is not None else ""
+    if name == "defaults" and (asked == name or not (asked or has_authors(distil.method))):
         return ""
     if near := record.notes.get("recipe"):
         return f"other recipe: {near}"
+    if asked:
+        return "" if name == asked else f"other recipe: {name!r} is not {asked!r}, which this number is of"
     if name in AUTHORS:
         return ""
     return f"other recipe: {name!r} is not the authors'"
@@ -375,6 +420,13 @@ def _has_authors(method: str, plugins: int) -> bool:
 
 
 # ------------------------------------------------------------------------------------------------ of all
+
+
+def without_recipe(claim: Claim) -> str:
+    """Why nothing can be run for a claim that has no :func:`authors_recipe`."""
+    if claim.recipe:
+        return f"{claim.method} has no recipe {claim.recipe!r} for {claim.dataset} at ipc {claim.ipc}"
+    return f"the authors of {claim.method} give no recipe for {claim.dataset} at ipc {claim.ipc}"
 
 
 def _why_not_run(claim: Claim, records: Sequence[Record]) -> str:
@@ -402,10 +454,16 @@ def _why_not_run(claim: Claim, records: Sequence[Record]) -> str:
 def _incomparable(claim: Claim, records: Sequence[Record]) -> list[str]:
     """Why what was measured, records of one kind, is no test of the claim; most telling first."""
     first, found = records[0], []
+    if claim.caveat:
+        found.append(claim.caveat)
     if first.status == "partial":
         found.append(f"partial run: {first.reason or 'the set is not finished'}")
-    if other := _other_recipe(first):
+    if other := _other_recipe(first, claim):
         found.append(other)
+    if made_by := _other_network(claim, first.settings):
+        found.append(
+            f"other distillation network: published with {claim.distill_network}, measured with {made_by}"
+        )
     chosen = _values(claim, first)[1]
     if claim.chosen in ("best-epoch", "best-snapshot") and chosen != claim.chosen:
         found.append(
@@ -459,10 +517,17 @@ def _registered_side(dataset: str, plugins: int) -> int | None:
 
 
 def _notes(
-    claim: Claim, records: Sequence[Record], error: float | None, n: int, left_out: int
+    claim: Claim,
+    records: Sequence[Record],
+    error: float | None,
+    combined: float | None,
+    n: int,
+    left_out: int,
 ) -> Iterable[str]:
     """What a reader must know of what was measured."""
     chosen = _values(claim, records[0])[1]
+    if claim.chosen == "unstated":
+        yield "which epoch the source reports is not stated"
     if chosen != "last":
         yield f"published and measured are each the {chosen.replace('-', ' ')}, chosen on test data"
     if chosen == "best-snapshot" and n > len(records):
@@ -475,6 +540,8 @@ def _notes(
             yield f"{what} and no published deviation: {WITHIN_POINTS:g} point decides"
     elif len(records) == 1:
         yield "1 set: its error leaves out how sets differ"
+    if combined is not None and WITHIN_ERRORS * combined > UNCERTAIN_POINTS:
+        yield f"uncertain: the error is {WITHIN_ERRORS * combined:.1f} points"
     if records[0].provenance.precision not in ("fp32", *_COARSE):
         yield f"students were trained in {records[0].provenance.precision}"
     if left_out:

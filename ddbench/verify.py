@@ -38,6 +38,7 @@ from ddbench.task import pick_device
 from ddbench.train.engine import PATHS, EngineOptions
 from ddbench.train.labels import beside as labels_beside
 
+RECORD = "expected a record: the JSON file that ddbench run writes as RUNS/records/KEY.json; if it was sent, ask for it again"
 Verdict = Literal["identical", "agrees", "differs", "not repeatable"]
 WITHIN_POINTS = 0.5
 WITHIN_ERRORS = 2.0
@@ -126,7 +127,7 @@ def find(name: str, runs: Sequence[Path]) -> tuple[Record, store.RunFolder | Non
     if path.is_file():
         folder = path.resolve().parent
         inside = folder.name == "records"
-        return store.read_record(path), store.RunFolder(folder.parent) if inside else None
+        return store.read_record(path, RECORD), store.RunFolder(folder.parent) if inside else None
     fitting = sorted(
         p
         for run in runs
@@ -136,6 +137,11 @@ def find(name: str, runs: Sequence[Path]) -> tuple[Record, store.RunFolder | Non
     exact = [p for p in fitting if p.stem == name]
     fitting = exact or fitting
     where = ", ".join(map(str, runs))
+    if not fitting and path.is_dir():
+        raise LookupError(
+            f"{name} is a folder; expected the file of a record, such as {path / 'records' / 'KEY.json'}, or the beginning of "
+            f"a key with --runs {path}"
+        )
     if not fitting:
         raise LookupError(
             f"no record {name!r}: neither a file nor the beginning of a key in {where} (see: ls {runs[0]}/records)"
@@ -145,7 +151,7 @@ def find(name: str, runs: Sequence[Path]) -> tuple[Record, store.RunFolder | Non
             f"{len(fitting)} records begin with {name!r} in {where}: {', '.join(p.stem for p in fitting[:3])}"
             f"{', ...' if len(fitting) > 3 else ''}; give more of the key"
         )
-    return store.read_record(fitting[0]), store.RunFolder(fitting[0].parent.parent)
+    return store.read_record(fitting[0], RECORD), store.RunFolder(fitting[0].parent.parent)
 
 
 def _seed(record: Record) -> int:
@@ -342,11 +348,12 @@ def _values(record: Record) -> list[float]:
 
 
 def _mean_error(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and its standard error (None for one value)."""
-    n, mean = len(values), math.fsum(values) / len(values)
-    if n < 2:
-        return mean, None
-    return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
+    return math.fsum(values) / len(values), compare.standard_error(values)
+
+
+def _measured(scores: Sequence[Score]) -> list[tuple[object, ...]]:
+    """What was measured.  Not ``chosen_on``: a sweep says there how settings were found, and a repeat is given them."""
+    return [(s.metric, s.value, s.network, s.seed, s.task, s.chosen_by) for s in scores]
 
 
 def _causes(record: Record, again: Record, made: bool) -> list[str]:
@@ -364,7 +371,7 @@ def _causes(record: Record, again: Record, made: bool) -> list[str]:
 
 def _judged(record: Record, again: Record, only_evaluated: bool, seconds: float) -> Verification:
     was, now = _compared(record.scores), _compared(again.scores)
-    scores_equal = was == now
+    scores_equal = _measured(was) == _measured(now)
     set_equal = bool(record.set_fingerprint) and record.set_fingerprint == again.set_fingerprint
     (mean, error), (mean_now, error_now) = _mean_error(_values(record)), _mean_error(_values(again))
     gap = mean_now - mean

@@ -443,6 +443,10 @@ RECIPES = {
     ("no-psi", "tiny_imagenet", 1): {**_TINY, **_NO_PSI},
     ("no-psi", "tiny_imagenet", 10): {**_TINY, **_NO_PSI},
     ("no-psi", "tiny_imagenet", 50): {**_TINY, **_NO_PSI},
+    ("no-psi", "imagefruit", 10): {**_LARGE, **_NO_PSI},
+    ("no-psi", "imagemeow", 10): {**_LARGE, **_NO_PSI},
+    ("no-psi", "imagesquawk", 10): {**_LARGE, **_NO_PSI},
+    ("no-psi", "imageyellow", 10): {**_LARGE, **_NO_PSI},
     ("digits", "digits", None): dict(
         network="ConvNetD2W32",
         factor=1,

@@ -222,6 +222,15 @@ def _published_samples(folder: Path) -> list[bytes]:
     into = io.BytesIO()
     torch.save({"data": [[images, labels]], "x": Runs()}, into)
     found += [into.getvalue(), pickle.dumps(Runs()), pickle.dumps((images.numpy(), labels.numpy()))]
+    for structure in (
+        b"\x80\x02]q\x00h\x00a.",
+        b"\x80\x02}q\x00K\x01h\x00s.",
+        b"\x80\x02" + 5_000 * b"](" + 5_000 * b"e" + b".",
+    ):
+        into = io.BytesIO()  # a list and a mapping that hold themselves; lists in lists
+        with zipfile.ZipFile(into, "w") as archive:
+            archive.writestr("x/data.pkl", structure)
+        found.append(into.getvalue())
     return found
 
 

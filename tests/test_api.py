@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 import ddbench
-from ddbench import api, sets
+from ddbench import api, registry, sets
 from ddbench.contract import CodecSpec, RealData, Space
 from ddbench.formats import given
 
@@ -112,6 +113,31 @@ class TestEvaluate:
         assert [len(r.scores) for r in records] == [2, 2] and {r.cell.distil.dataset for r in records} == {
             "digits"
         }
+
+    def test_settings_of_ones_own_the_recipe_note_and_an_unfinished_set_are_on_the_record(
+        self, gauss2, tmp_path
+    ):
+        short = ddbench.distill(
+            "dm", "digits", 1, recipe="digits", settings={"iterations": 1}, device="cpu", quiet=True
+        )
+        sets.write(tmp_path / "s.safetensors", short)
+        for made in (short, ddbench.load(tmp_path / "s.safetensors")):
+            (found,) = ddbench.evaluate(made, networks="MLP", repeats=1, device="cpu", quiet=True)
+            assert found.cell.distil.settings == {"iterations": 1} and found.recipe == "digits"
+            assert found.spent.distil_known and found.status == "ok"
+        own = dict(short.card.settings) | {
+            "iterations": registry.resolve_recipe("dm", "digits", "digits", 1).settings["iterations"]
+        }
+        card = dataclasses.replace(
+            short.card, settings=own, partial=True, notes={"partial": "stopped after 1"}
+        )
+        made = dataclasses.replace(short, card=card)
+        (found,) = ddbench.evaluate(made, networks="MLP", repeats=1, device="cpu", quiet=True)
+        assert (found.status, found.reason, found.cell.distil.settings) == ("partial", "stopped after 1", {})
+
+    def test_of_images_of_ones_own_no_cost_is_known(self, gauss2):
+        images, labels = ten(gauss2)
+        assert not score(images, labels, gauss2).spent.distil_known
 
     def test_what_does_not_go_together_is_said(self, gauss2):
         images, labels = ten(gauss2)

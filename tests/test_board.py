@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddbench import board
-from ddbench.board import kinds, plots, ranks
+from ddbench.board import human_bytes, kinds, plots, ranks, text
 from ddbench.claims import Claim
 from ddbench.commands.board import KINDS
 from ddbench.records import Bytes, Cell, DistilCell, Provenance, Record, Score, Spent
@@ -555,11 +555,26 @@ def test_claims_stand_beside_what_was_measured_and_only_measured_ones_are_on_the
         claim(value=33.0, protocol="dc-dsa", external=("protocol",)),
     ]
     made = page(records, "as-published", claims=claims)
+    assert "## Under other protocols" not in made.body and made.table["own_protocol"].all()
     assert made.table["published_pct"].tolist() == [50.5, 70.0]
     first, second = made.table.to_dict("records")
     assert (first["measured_pct"], first["gap_pct"], first["verdict"]) == (50, -0.5, "reproduced")
-    assert pd.isna(second["measured_pct"]) and second["verdict"] == "not run"
-    assert "50.5" in made.body and "70.0" not in made.body and "1 not run, 1 reproduced" in made.body
+    assert pd.isna(second["measured_pct"]) and second["verdict"] == "no recipe"
+    assert "50.5" in made.body and "70.0" not in made.body and "1 no recipe, 1 reproduced" in made.body
+
+
+def test_numbers_under_protocols_of_others_have_a_part_of_their_own():
+    records = [record("dm", values=(0.5,), protocol=p, recipe="authors") for p in ("dc-dsa", "dc")]
+    claims = [
+        claim(value=50.5, protocol="dc-dsa"), claim(value=50.6, protocol="dc-dsa", ipc=10),
+        claim(value=44.4, protocol="dc", paper="pca"),
+    ]  # fmt: skip
+    made = page(records, "as-published", claims=claims)
+    own, _, others = made.body.partition("## Under other protocols")
+    assert "50.5" in own and "44.4" not in own and "44.4" in others and "50.5" not in others
+    assert made.table.set_index("claim")["own_protocol"].to_dict() == {
+        "dm-1-44.4": False, "dm-1-50.5": True, "dm-10-50.6": True
+    }  # fmt: skip
 
 
 def test_a_quoted_number_stands_only_where_no_paper_prints_its_own():
@@ -606,7 +621,7 @@ def test_each_method_enters_a_budget_with_its_best_set_that_fits_labels_included
     assert (idc["bytes_total"], idc["top1_pct_mean"], idc["of"]) == (10_000, pytest.approx(20.5), 2)
     assert made.table[made.table["budget_bytes"] == 10_000]["rank"].tolist() == [1, 2]
     assert "1.0 GB beside" in made.body, "shown, never summed in"
-    assert "within 1 MB: nothing better fits" in made.body
+    assert "\nWithin 1 MB and 10 MB: nothing better fits than within 100 KB.\n" in made.body
     assert "All training data are 5.0 kB" in made.body
 
 
@@ -674,21 +689,66 @@ def test_teacher_seconds_are_apart_and_summed_and_fronts_are_of_one_machine():
         "idc": True,
         "random": True,
     }
-    assert table["front_memory"].to_dict() == {
-        "mtt": True,
-        "dm": False,
-        "dsa": True,
-        "idc": True,
-        "random": True,
-    }
+    memory = table["front_memory"].to_dict()
+    assert memory.pop("idc") is True
+    assert set(memory.values()) == {None}, "on CPU the peak is that of the process, not of the method"
     assert (
         table.loc["idc", "machine"] == "cuda:0 H100" and table.loc["dm", "machine"] == "cpu x86_64, 2 threads"
     )
     assert "| seconds and memory |" in made.body and "| 100.0       | 105.0   |" in made.body
 
 
+def test_a_cost_that_nobody_measured_is_a_dash_and_on_no_front():
+    made = page(
+        [record("mtt", values=(0.9,), spent=Spent(teacher_s=1.0)), costly("dm", 0.6, 10.0, 0.0, 9)], "cost"
+    )
+    table = made.table.set_index("method")
+    assert pd.isna(table.loc["mtt", "cost_s"]) and pd.isna(table.loc["mtt", "distil_peak_mib"])
+    assert table["front_seconds"].to_dict() == {"mtt": False, "dm": True}
+    line = next(line for line in made.body.splitlines() if line.startswith("| 1") and " mtt " in line)
+    assert [c.strip() for c in line.split("|")].count("–") == 4
+
+
+def test_the_memory_front_on_a_gpu_is_what_nothing_beats():
+    peaks = {"random": (0.3, 400), "dm": (0.6, 900), "mtt": (0.7, 800), "dsa": (0.5, 500)}
+    made = page([costly(m, v, 1.0, 0.0, peak, device="cuda:0") for m, (v, peak) in peaks.items()], "cost")
+    found = made.table.set_index("method")["front_memory"].to_dict()
+    assert found == {"mtt": True, "dm": False, "dsa": True, "random": True}
+
+
 def test_seconds_below_a_tenth_do_not_read_as_nothing():
-    assert "| 0.0042 " in page([costly("random", 0.3, 0.0042, 0.0, 400)], "cost").body
+    assert [text.seconds(s) for s in (0.0, 0.0042, 0.01, 0.0449, 0.1, 12.34)] == [
+        "0.0",
+        "<0.01",
+        "0.01",
+        "0.04",
+        "0.1",
+        "12.3",
+    ]
+    assert "| <0.01 " in page([costly("random", 0.3, 0.0042, 0.0, 400)], "cost").body
+
+
+def test_the_share_of_full_is_a_column_only_where_a_row_has_it():
+    (made,) = board.make([record("dm", values=(0.5,))])
+    assert "% of full" not in board.markdown(made)
+    assert "\nFingerprint of the data: " in board.markdown(made)
+    assert "leaderboards/PROTOCOLS.md of ddbench" in board.markdown(made)
+
+
+def test_ticks_over_bytes_are_round():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    fig, ax = plt.subplots()
+    ax.set_xscale("log")
+    ax.set_xlim(2_570, 29_600)
+    plots._round_ticks(ax, 2_570, 29_600, lambda v: human_bytes(v).replace(".0", ""))
+    fig.canvas.draw()
+    said = [t.get_text() for t in ax.get_xticklabels() if 2_570 <= t.get_position()[0] <= 29_600]
+    plt.close(fig)
+    assert said == ["5 kB", "10 kB", "20 kB"]
 
 
 # ------------------------------------------------------------------------------------------------ cross-architecture

@@ -43,7 +43,7 @@ METHODS = {
     **{"MTT": "mtt", "Random": "random", "TESLA": "tesla", "dc+fyi": "fyi+dc", "dm+fyi": "fyi+dm"},
     **{"dsa+fyi": "fyi+dsa", "ftd+fyi": "fyi+ftd", "idc+fyi": "fyi+idc", "mtt+fyi": "fyi+mtt"},
     **{"full-data": "full", "g-vbsm": "g-vbsm", "gvbsm": "g-vbsm", "herding-fixed": "herding"},
-    **{"infer-dyn": "infer", "kcenter": "k_center", "ncfm-wo-psi": "ncfm-no-psi"},
+    **{"infer-dyn": "infer", "kcenter": "k_center", "ncfm-wo-psi": "ncfm", "sre2l++": "cvdd"},
     **{"random+kd": "random", "random+sl": "random"},
     **{
         name: name
@@ -56,7 +56,7 @@ METHODS = {
                 "hello-ablation:linear-probe",
             ),
             *("idc", "infer", "mirage", "moderate", "mtt", "ncfm", "none", "nrr_dd", "nrr_dd-dbr"),
-            *("nrr_dd-onehot", "pca", "random", "rded", "rs2", "sre2l", "sre2l++", "tesla"),
+            *("nrr_dd-onehot", "pca", "random", "rded", "rs2", "sre2l", "tesla"),
         )
     },
 }
@@ -325,11 +325,11 @@ def test_numbers_are_in_their_range():
 
 def test_what_is_ours_is_a_plain_accuracy_under_a_protocol_that_stands_beside_published_numbers():
     ours = [x for x in CLAIMS if x.ours]
-    assert len(ours) == 535
+    assert len(ours) == 596
     assert {x.protocol for x in ours} <= {n for n, row in ROWS.items() if row.comparable}
     assert not {x.method for x in ours} & {"full", "k_center", "herding"}  # only under protocols of others
     assert all(x.ipc for x in ours)
-    assert c.reasons(CLAIMS) == {"protocol": 764, "method": 247, "ipc": 129, "dataset": 127, "network": 113}
+    assert c.reasons(CLAIMS) == {"protocol": 764, "method": 173, "ipc": 129, "dataset": 127, "network": 113}
 
 
 def test_which_epoch_a_number_is_of():
@@ -360,11 +360,14 @@ def test_whitening_is_said_where_the_sources_say_it():
     assert one(paper="mtt", dataset="cifar10", ipc=50, value=71.6, note="").zca is False
     unsure = one(paper="fyi", method="mtt", dataset="cifar10", ipc=50)
     assert unsure.zca is None and "MTT's own setting of this cell is not" in unsure.note
+    flipped = one(paper="fyi", method="fyi+mtt", dataset="cifar100", ipc=10)
+    assert flipped.zca is None and "MTT's own setting of this cell is not" in flipped.note
+    assert one(paper="fyi", method="fyi+mtt", dataset="cifar100", ipc=50).zca is True
     assert {x.zca for x in CLAIMS if x.protocol == "dc-dsa"} == {False}
 
 
 def test_rows_that_quote_are_marked():
-    assert sum(x.quoted for x in CLAIMS) == 452
+    assert sum(x.quoted for x in CLAIMS) == 463
     for x in CLAIMS:
         if re.search(r"\(quoting|cited there|quoting (MTT|TESLA|TM|RDED)\b", x.source):
             assert x.quoted, x
@@ -372,6 +375,12 @@ def test_rows_that_quote_are_marked():
     assert not any(x.quoted for x in CLAIMS if x.method == "cim")  # the table that quotes NRR-DD is CIM's
     assert not any(x.quoted for x in CLAIMS if "cross-checked against quotations" in x.source)
     assert {x.quoted for x in CLAIMS if x.paper == "selection" and "DC-BENCH" in x.source} == {True}
+
+
+def test_a_number_that_stands_in_three_files_is_quoted_in_two():
+    for value in (4.6, 20.6, 31.7, 35.8):
+        same = [x for x in CLAIMS if x.protocol in ("rethink-hard", "rethink-soft") and x.value == value]
+        assert {x.paper: x.quoted for x in same} == {"pca": False, "pruning_kd": True, "selection": True}
 
 
 def test_sources_that_disagree_are_all_kept():
@@ -382,6 +391,58 @@ def test_sources_that_disagree_are_all_kept():
     assert (46.2, 46.3) in values  # two versions of MTT's table
     assert (75.1, 76.1) in values and (24.5, 26.4) in values and (26.0, 31.0) in values
     assert not any({49.7, 49.64} == {x.value for x in g} for g in torn if len(g) == 2)
+
+
+def test_baselines_whose_augmentation_no_source_states_are_no_test():
+    ours = [x for x in CLAIMS if x.method == "random" and x.protocol in ("dc-dsa", "mtt")]
+    assert Counter(x.protocol for x in ours) == {"dc-dsa": 27, "mtt": 12} and all(x.ours for x in ours)
+    same = {x.caveat for x in ours} | {x.caveat for x in CLAIMS if x.protocol == "datm-random"}
+    assert same == {
+        "its source does not state how students of this baseline were trained and augmented, which is worth points"
+    }
+    assert "DC's table, from before DSA" in one(paper="dc", dataset="cifar10", ipc=1, method="random").note
+    assert "DC-BENCH's best of several" in one(paper="dm", dataset="cifar10", ipc=10, method="random").note
+
+
+def test_numbers_that_no_measurement_can_test_say_why():
+    why = {
+        "sre2l": "its source does not state how SRe2L's sets were made, labelled and scored",
+        "rded": "tested on 50 images a class, the first in a folder's order, not on the whole test set",
+        "ftd": "FTD's code scores averaged images with networks that were already trained on the raw ones, about twice the "
+        "training of this protocol; whether the number is of these or of the raw images is not stated",
+        "fyi+ftd": "FYI's code for this base is not released",
+        "fyi+idc": "FYI's code for this base is not released",
+    }
+    found = [x for x in CLAIMS if x.caveat and x.method != "random"]
+    assert {(x.method, x.caveat) for x in found} == set(why.items())
+    counts = {"sre2l": 19, "rded": 6, "ftd": 16, "fyi+ftd": 8, "fyi+idc": 5}
+    assert Counter(x.method for x in found if x.ours) == counts
+    assert all(x.caveat for x in CLAIMS if x.protocol == "rded" and x.method == "sre2l")
+    tested = [x for x in CLAIMS if x.protocol == "rded" and x.method == "rded"]
+    assert all(bool(x.caveat) == (x.dataset in ("imagenette", "imagewoof")) for x in tested)
+    assert all(x.caveat for x in CLAIMS if x.ours and x.method in ("ftd", "fyi+ftd", "fyi+idc"))
+
+
+def test_numbers_of_another_recipe_than_the_authors_main_one_name_it():
+    named = [x for x in CLAIMS if x.recipe]
+    assert Counter((x.method, x.recipe, x.ours) for x in named) == {
+        **{("cvdd", "sre2l++", True): 36, ("cvdd", "sre2l++", False): 9, ("idc", "idc-i", True): 14},
+        **{("idc", "idc-i", False): 4, ("ncfm", "no-psi", True): 11, ("rded", "convnet", True): 9},
+        **{("fyi+mtt", "fyi", True): 1, ("fyi+dsa", "fyi", True): 1},
+    }
+    for x in named:
+        if x.ours:  # a row of the table of recipes is made for the very cell
+            assert registry.resolve_recipe(x.method, x.recipe, x.dataset, x.ipc or 0).note == "", x.id
+
+
+def test_a_recipe_is_a_cell_of_its_own():
+    idc, idc_i = (
+        c.normalise(raw(method=m, protocol="idc", accuracy=v), "p")
+        for m, v in (("IDC", "67.5"), ("IDC-I", "58.3"))
+    )
+    assert c.conflicts([idc, idc_i]) == []
+    assert c.find([idc, idc_i], method="IDC") == [idc, idc_i]
+    assert c.find([idc, idc_i], method="IDC-I") == [idc_i]
 
 
 def test_values_that_are_the_same_but_for_their_rounding_do_not_disagree():
@@ -410,7 +471,7 @@ SPOTS = [
     ("datadam", "datadam", "tiny_imagenet", 50, "ConvNetD4BN", "datadam", 28.7, 0.3, True),
     ("idc", "idc", "cifar10", 10, "ConvNet", "idc", 67.5, None, True),
     ("idc", "idc", "mnist", 50, "ConvNet", "idc-nomix", 99.1, None, True),
-    ("idc", "idc-i", "svhn", 1, "ConvNet", "idc-cutout", 46.7, None, False),
+    ("idc", "idc", "svhn", 1, "ConvNet", "idc-cutout", 46.7, None, True),
     ("idc", "idc", "imagenet100", 20, "ResNetAP10", "idc-imagenet", 53.7, None, False),
     ("fyi", "fyi+idc", "cifar10", 50, "ConvNet", "idc", 75.2, 0.0, True),
     ("fyi", "fyi+mtt", "tiny_imagenet", 50, "ConvNetD4", "mtt-flip", 30.1, 0.3, True),
@@ -419,7 +480,7 @@ SPOTS = [
     ("ncfm", "ncfm", "cifar10", 10, "ConvNet", "ncfm-curated", 71.8, 0.3, False),
     ("ncfm", "ncfm", "tiny_imagenet", 10, "ConvNetD4", "ncfm-300", 24.3, None, True),
     ("ncfm", "ncfm", "tiny_imagenet", 50, "ConvNetD4", "ncfm-40", 26.5, None, True),
-    ("ncfm", "ncfm-no-psi", "cifar10", 10, "ConvNet", "ncfm", 65.6, None, False),
+    ("ncfm", "ncfm", "cifar10", 10, "ConvNet", "ncfm", 65.6, None, True),
     ("cda", "cda", "imagenet1k", 50, "torchvision:resnet50", "cda-kd", 61.3, None, None),
     ("cda", "cda", "imagenet21k", 20, "torchvision:resnet101", "cda-kd", 36.1, None, False),
     ("sre2l", "sre2l", "tiny_imagenet", 100, "ResNet101BN", "sre2l-kd", 51.5, 0.3, True),
@@ -428,7 +489,7 @@ SPOTS = [
     ("rded", "rded", "imagenette", 10, "ConvNetD5BN", "rded", 63.2, 0.7, True),
     ("rded", "rded", "imagenette", 10, "torchvision:resnet18", "rded", 61.4, 0.4, False),
     ("cvdd", "cvdd", "cifar100", 50, "ResNet101BN", "cvdd-bssl", 66.3, None, True),
-    ("cvdd", "sre2l++", "cifar10", 50, "ResNet18BN", "cvdd-bssl", 63.0, None, False),
+    ("cvdd", "cvdd", "cifar10", 50, "ResNet18BN", "cvdd-bssl", 63.0, None, True),
     ("infer", "infer", "cifar100", 50, "ConvNetBN", "infer-static", 53.8, 0.2, True),
     ("infer", "infer", "cifar100", 50, "ResNet18BN", "infer-dyn", 68.9, 0.1, True),
     ("infer", "infer", "imagenet1k", 50, "torchvision:resnet50", "infer-dyn", 63.4, 0.3, False),
@@ -546,6 +607,13 @@ def test_what_is_external_in_the_tables_is_not_ours():
         (dict(resolution="64"), dict(external=("dataset",))),
         (dict(metric="accuracy", value="48.9", task="cross-arch"), dict(task="cross-arch", value=48.9)),
         (dict(n_images="100"), dict(note="100 images in all")),
+        (dict(method="IDC-I", protocol="idc"), dict(method="idc", recipe="idc-i", protocol="idc", external=())),
+        (dict(method="IDC", protocol="idc", dataset="MNIST", resolution="28"), dict(recipe="", protocol="idc-nomix")),
+        (dict(method="IDC-I", protocol="idc", dataset="MNIST", resolution="28"), dict(protocol="idc")),
+        (dict(method="NCFM-wo-psi", protocol="ncfm"), dict(method="ncfm", recipe="no-psi")),
+        (dict(method="SRe2L++", protocol="cvdd-bssl"), dict(method="cvdd", recipe="sre2l++")),
+        (dict(method="RDED", recipe="released", caveat="read off a plot"),
+         dict(recipe="released", caveat="read off a plot")),
     ],
 )  # fmt: skip
 def test_a_row_implies(changes, expected):
@@ -571,6 +639,9 @@ def test_a_row_implies(changes, expected):
         (dict(metric="kendall", value="0.4"), r"metric is 'kendall'; expected one of top1, roc-auc"),
         (dict(labels="firm"), r"labels is 'firm'; expected one of hard, soft, learned-soft, none, or nothing"),
         (dict(colour="red"), r"column 'colour' is unknown; expected method, dataset"),
+        (dict(recipe="fast"), r"recipe is 'fast'; expected one of method 'dm' \(authors, .*\), or nothing"),
+        (dict(method="random", recipe="fast"), r"recipe is 'fast'; expected one of method 'random' \(it has none\)"),
+        (dict(method="KIP", recipe="authors"), r"recipe is 'authors'; expected one of method 'kip' \(it has none\)"),
     ],
 )  # fmt: skip
 def test_a_wrong_row_is_refused_with_what_was_expected(changes, message):
@@ -609,6 +680,7 @@ def test_a_number_that_is_there_twice_is_refused():
 def test_an_id_does_not_depend_on_the_order_or_on_what_becomes_better_known():
     claim = c.normalise(raw(), "dm")
     more = claim.model_copy(update={"note": "checked", "n": 7, "quoted": True, "external": ("method",)})
+    more = more.model_copy(update={"recipe": "authors", "caveat": "misprinted"})
     assert c.id_of("dm", more.model_dump()) == claim.id
     assert c.normalise(raw(accuracy="49.0"), "dm").id != claim.id
     assert c.normalise(raw(source="another table"), "dm").id != claim.id
@@ -617,7 +689,7 @@ def test_an_id_does_not_depend_on_the_order_or_on_what_becomes_better_known():
 
 def test_published_ids_stay_as_they_are():
     assert one(paper="dm", method="dm", dataset="cifar10", ipc=10, value=48.9).id == "dm-02c483"
-    assert one(paper="idc", method="idc", dataset="cifar10", ipc=1).id == "idc-d80f8a"
+    assert one(paper="idc", method="idc", dataset="cifar10", ipc=1, recipe="").id == "idc-d80f8a"
 
 
 # ------------------------------------------------------------------------------------------------ files
@@ -679,6 +751,9 @@ def test_an_empty_id_is_made(tmp_path):
         (dict(external="protocol method", id=""), r"external is 'protocol method'; .* in this order"),
         (dict(metric="f1", id=""), r"metric is 'f1'; expected one of top1"),
         (dict(labels="firm", id=""), r"labels is 'firm'; expected one of hard"),
+        (dict(recipe="fast"), r"recipe is 'fast'; expected one of method 'dm' \(authors, .*\), or nothing"),
+        (dict(recipe=" authors"), r"recipe is ' authors'; expected one line of printable text"),
+        (dict(caveat="two\nlines"), r"caveat is 'two\\nlines'; expected one line of printable text"),
         (dict(resolution="0"), r"resolution is 0; expected greater than 0"),
     ],
 )  # fmt: skip
@@ -697,7 +772,7 @@ def test_a_wrong_cell_is_refused_with_file_line_and_what_was_expected(tmp_path, 
         (b"a,b\n1,2\n", r"line 1: columns without 'id'; expected id,method"),
         (",".join([*c.COLUMNS, "more"]).encode() + b"\n", r"line 1: columns with 'more'; expected"),
         (",".join(reversed(c.COLUMNS)).encode() + b"\n", r"line 1: columns in another order; expected"),
-        (",".join(c.COLUMNS).encode() + b"\n1,2\n", r"line 2: 2 fields; expected 22, as in the first line"),
+        (",".join(c.COLUMNS).encode() + b"\n1,2\n", r"line 2: 2 fields; expected 24, as in the first line"),
         (b"id\n\xff\n", r"line 2: byte 0xff is no UTF-8; expected text"),
         (b"id\n\0\n", r"line 2: there is a zero byte; expected text"),
         (b'id\n"a"b\n', r"line 2: .*; expected comma-separated values"),
@@ -772,6 +847,8 @@ def claims_of(draw: st.DrawFn) -> Claim:
         task=draw(st.just("") | WORDS),
         quoted=draw(st.booleans()),
         source=draw(WORDS),
+        recipe="" if "method" in external else draw(st.sampled_from(["", "authors", "cpu"])),
+        caveat=draw(st.just("") | WORDS),
         note=draw(st.just("") | WORDS),
     )
     return c._made(values)
@@ -865,6 +942,10 @@ def test_external_names_are_found_and_ours_without_claims_find_nothing():
         (dict(dataset="cifr10"), r"no data set 'cifr10' in the claims; nearest: cifar10"),
         (dict(protocol="dc-das"), r"no protocol 'dc-das' in the claims; nearest: .*dc-dsa"),
         (dict(network="ConvNetX"), r"no network 'ConvNetX' in the claims; nearest: ConvNet"),
+        (
+            dict(method="nosuch"),
+            r"no method 'nosuch' in the claims; nearest of the \d+ there: (\S+, ){4}\S+ \(see: ddbench",
+        ),
         (dict(paper="datmm"), r"no paper 'datmm' in the claims; nearest: datm"),
     ],
 )
@@ -890,15 +971,30 @@ def test_the_command_shows_numbers_with_their_sources_and_ends_with_counts(capsy
     assert out.splitlines()[1] == "fyi+dm on cifar10"
     assert re.search(r"10 +53.1 ± 0.6 +ConvNet +dc-dsa-flip +last +fyi-\w{6} +cvlab", out)
     assert out.rstrip().endswith(
-        "1 claim of 1 paper: 1 that ddbench could measure, 0 quoted, 0 cells with sources that disagree"
+        "1 claim of 1 paper: 1 that ddbench could measure, 0 with a caveat, 0 quoted, "
+        "0 cells with sources that disagree"
     )
+
+
+def test_the_command_says_each_caveat_once_below_the_table(capsys):
+    _, out, _ = run(capsys, "--method", "fyi+ftd", "--dataset", "cifar10")
+    assert out.count("FYI's code for this base is not released") == 1
+    assert "\n[1] FYI's code for this base is not released\n" in out
+    assert len(re.findall(r"^ .* \[1\] +fyi-\w{6} ", out, re.MULTILINE)) == 3 and "3 with a caveat" in out
+
+
+def test_the_command_finds_a_recipe_by_the_name_under_which_it_was_published(capsys):
+    _, out, _ = run(capsys, "--method", "IDC-I", "--dataset", "cifar10", "--json")
+    assert {(x["method"], x["recipe"], x["ipc"], x["value"]) for x in json.loads(out)} == {
+        ("idc", "idc-i", 1, 36.7), ("idc", "idc-i", 10, 58.3), ("idc", "idc-i", 50, 69.5),
+    }  # fmt: skip
 
 
 def test_the_command_without_a_filter_shows_the_papers(capsys):
     status, out, _ = run(capsys)
     assert status == 0 and len(out.splitlines()) < 40
-    assert re.search(r"^fyi +87 +84 +3 +45 +\d+$", out, re.MULTILINE)
-    assert "1468 claims of 28 papers: 535 that ddbench could measure" in out
+    assert re.search(r"^fyi +87 +84 +3 +45 +21 +\d+$", out, re.MULTILINE)
+    assert "1468 claims of 28 papers: 596 that ddbench could measure" in out
 
 
 def test_the_command_shows_both_sides_of_a_conflict(capsys):
@@ -917,6 +1013,18 @@ def test_the_command_gives_whole_claims_as_json(capsys):
 def test_the_command_says_the_nearest_name(capsys):
     status, _, err = run(capsys, "--method", "randm")
     assert status == 2 and "no method 'randm' in the claims; nearest: random" in err
+
+
+def test_the_command_says_what_there_is_where_nothing_fits(capsys):
+    status, out, err = run(capsys, "--method", "dm", "--dataset", "cifar10", "--ipc", "3")
+    assert status == 0 and out.startswith("(none)\n")
+    assert re.search(
+        r"^warning: no claim with ipc 3; those of method dm, dataset cifar10 have ipc 1, 10, 50\b",
+        err,
+        re.MULTILINE,
+    )
+    status, out, err = run(capsys, "--method", "dm", "--ipc", "3", "--network", "VGG11", "--json")
+    assert status == 0 and json.loads(out) == [] and err.startswith("warning: no claim ")
 
 
 def test_a_paper_is_imported_from_free_spellings(capsys, tmp_path):
@@ -948,9 +1056,9 @@ def test_the_page_has_the_table_of_papers():
     for row in by_paper(CLAIMS):
         cells = [
             f"`{row['paper']}`",
-            *(str(row[k]) for k in ("rows", "ours", "external", "quoted", "in conflict")),
+            *(str(row[k]) for k in ("rows", "ours", "external", "quoted", "caveat", "in conflict")),
         ]
         assert f"| {' | '.join(cells)} |" in page
-    assert "| **all** | **1,468** | **535** |" in page
+    assert "| **all** | **1,468** | **596** |" in page
     for column in c.COLUMNS:
         assert f"`{column}`" in page

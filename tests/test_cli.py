@@ -215,6 +215,31 @@ class TestList:
 
 
 class TestRun:
+    def test_boards_of_a_run_of_ones_own_stay_inside_its_run_folder(self, ddbench):
+        said = ddbench("run", *RANDOM, "--seeds", 1)
+        assert said.status == 0 and "boards in runs/leaderboards: " in said.out
+        assert "sets and records go to runs, boards to runs/leaderboards\n" in said.err
+        assert Path("runs/leaderboards/digits.csv").is_file() and not Path("leaderboards").exists()
+
+    @pytest.mark.parametrize(
+        ("flags", "target"),
+        [
+            ((), "leaderboards"),
+            (("--suite", "embedded"), "leaderboards"),
+            (("--seeds", 1), "runs/leaderboards"),
+            (("--precision", "bf16"), "runs/leaderboards"),
+            (("--runs", "mine"), "mine/leaderboards"),
+            (("--seeds", 1, "--boards", "there"), "there"),
+        ],
+    )
+    def test_only_the_embedded_suite_as_it_is_writes_leaderboards(self, ddbench, monkeypatch, flags, target):
+        def stop(*_, **__):
+            raise ValueError("far enough")
+
+        monkeypatch.setattr("ddbench.commands.run.run_cells", stop)
+        said = ddbench("run", *flags)
+        assert f", boards to {target}\n" in said.err and "far enough" in said.err
+
     def test_it_records_scores_and_writes_boards(self, ddbench, tmp_path):
         said = ddbench("run", *RANDOM, "--ipc", 1, "--seeds", 2)
         assert said.status == 0
@@ -228,13 +253,16 @@ class TestRun:
             "digits-cost.md",
             "README.md",
         ):
-            assert (tmp_path / "leaderboards" / name).is_file() and f"leaderboards/{name}" in said.out
+            assert (tmp_path / "runs/leaderboards" / name).is_file()
+        assert re.search(r"^boards in runs/leaderboards: \d+ pages, \d tables and \d plots; begin with "
+                         r"runs/leaderboards/README.md$", said.out, re.MULTILINE)  # fmt: skip
+        assert "digits-ipc.png" not in said.out
         assert len(store.RunFolder("runs").records()) == len(store.RunFolder("runs").sets()) == 2
         assert not list(Path("runs/locks").glob("*"))  # nobody holds them any more
 
     def test_a_run_folder_of_ones_own_holds_its_boards(self, ddbench):
         said = ddbench("run", *RANDOM, "--seeds", 1, "--runs", "mine")
-        assert said.status == 0 and "mine/leaderboards/digits.csv" in said.out
+        assert said.status == 0 and "boards in mine/leaderboards: " in said.out
         assert not Path("leaderboards").exists()
 
     def test_progress_on_no_terminal_is_one_line_a_cell(self, ddbench):
@@ -256,7 +284,7 @@ class TestRun:
         said = ddbench("run", "--method", "cli_prints", *arguments)
         assert said.status == 0 and said.err == "look at me\n"
         document = said.json
-        assert document["exit_status"] == 0 and "leaderboards/digits.csv" in document["boards"]
+        assert document["exit_status"] == 0 and "runs/leaderboards/digits.csv" in document["boards"]
         (cell,) = document["cells"]
         assert cell["status"] == "ok" and cell["cell"]["distil"]["method"] == "cli_prints"
         assert 0 <= cell["record"]["scores"][0]["value"] <= 1
@@ -492,7 +520,7 @@ class TestRunFolder:
         assert sorted(document["empty"]["digits"]) == ["as-published", "cross-architecture"]
         assert "tables/digits-ipc.png" in document["boards"]
         said = ddbench("board", "--quiet", "--no-plots", "--kind", "tables")
-        assert said.out == "leaderboards/digits.csv\nleaderboards/digits.md\nleaderboards/README.md\n"
+        assert said.out == "leaderboards: 2 pages and 1 table; begin with leaderboards/README.md\n"
 
     def test_one_kind_of_board_is_shown_and_written(self, ddbench, folder):
         said = ddbench(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from ddbench import api, board, cli, compare, data, sets, store
+from ddbench import api, board, cli, compare, data, sets, store, verdicts, verify
 from ddbench.records import Cell, DistilCell, Provenance, Record, Score
 
 
@@ -107,6 +107,13 @@ class TestNumbers:
         assert p is not None and 0 <= p <= 1
         assert (w is None) == (len(differences) < 6) and (w is None or 0 <= w <= 1)
 
+    def test_there_is_one_standard_error_of_a_mean_for_all(self):
+        values = [1.0, 3.0, 5.0]
+        assert compare.standard_error(values) == pytest.approx(stats.sem(values))
+        assert compare.standard_error([1.0]) is None and compare.standard_error([]) is None
+        assert verdicts.error_of_mean([values]) == compare.standard_error(values)
+        assert verify._mean_error(values) == (3.0, compare.standard_error(values))
+
     def test_boards_take_their_intervals_from_here(self):
         assert board.mean_interval is compare.mean_interval
         low, high = compare.mean_interval([1.0, 2.0, 3.0])
@@ -200,8 +207,28 @@ class TestGroups:
         for what in ({"ipc": 1}, {"networks": ["LeNet"]}):
             done = compare.methods(records, "dm", "mtt", **what)
             assert len(done.lines) == 1 and done.combined is None
-        with pytest.raises(LookupError, match="no record with a score of dataset svhn, LeNet; expected"):
-            compare.methods(records, "dm", "mtt", dataset="svhn", networks=["LeNet"])
+        for what, said in (
+            (
+                {"dataset": "svhn", "networks": ["LeNet"]},
+                "of dataset svhn, LeNet; expected what there is: dataset digits",
+            ),
+            ({"protocol": "nope"}, "of protocol nope; expected what there is: protocol quick"),
+            ({"ipc": 3, "protocol": "x"}, "expected what there is: ipc 1, 10; protocol quick"),
+            (
+                {"ipc": 1, "networks": ["LeNet"]},
+                "of ipc 1, LeNet; expected one of these cells: digits ipc 1, quick 1.0, MLP; digits ipc 10, quick 1.0, LeNet; "
+                "digits ipc 10, quick 1.0, MLP",
+            ),
+        ):
+            with pytest.raises(LookupError) as error:
+                compare.methods(records, "dm", "mtt", **what)
+            assert str(error.value).startswith("no record with a score of ") and str(error.value).endswith(
+                said
+            )
+        with pytest.raises(
+            LookupError, match=r"no record with a score; expected a run folder with some \(see: ddbench run"
+        ):
+            compare.methods([], "dm", "mtt")
 
 
 class TestNames:
@@ -223,6 +250,37 @@ class TestNames:
         with pytest.raises(LookupError, match=r"several settings .*: lr=1; lr=3; name one: dm:cpu:lr=1"):
             compare.methods(records, "dm", "mtt")
         assert compare.methods(records[1:], "dm", "mtt").lines[0].n == 1
+
+    def test_the_plain_one_is_taken_where_others_have_settings_and_that_is_said(self):
+        swept = [record("dm", 0.9, own={"lr": lr}) for lr in (1, 3)]
+        there = "digits ipc 10, quick 1.0, MLP"
+        done = compare.methods([*swept, *pairs(FIVE[:1])], "dm", "mtt")
+        assert done.lines[0].a == pytest.approx(51)
+        assert done.taken == (f"dm is dm:cpu:none, without dm:cpu:lr=1, dm:cpu:lr=3 ({there})",)
+        done = compare.methods([*swept, *pairs(FIVE[:1])], "mtt", "dm:cpu")
+        assert done.taken == (f"dm:cpu is dm:cpu:none, without dm:cpu:lr=1, dm:cpu:lr=3 ({there})",)
+        done = compare.methods([*swept, *pairs(FIVE[:1])], "dm:cpu:none", "dm:cpu:lr=3")
+        assert done.lines[0].difference == pytest.approx(51 - 90) and done.taken == ()
+
+    def test_the_only_settings_of_a_cell_are_taken_and_named_by_cell(self):
+        records = [
+            *pairs(FIVE[:1], own={"lr": 3}),
+            *pairs(FIVE[:1], ipc=1),
+            record("dm", ipc=50, own={"lr": 9}),
+        ]
+        done = compare.methods(records, "dm", "mtt")
+        assert done.taken == (
+            "dm is dm:cpu:lr=3 (digits ipc 10, quick 1.0, MLP)",
+            "mtt is mtt:cpu:lr=3 (digits ipc 10, quick 1.0, MLP)",
+        )
+        assert compare.methods(pairs(FIVE), "dm", "mtt").taken == ()
+
+    def test_what_a_floor_leaves_out_is_said(self):
+        records = [record("dm"), record("random", 0.5), record("random", 0.1, own={"per_class": 3})]
+        done = compare.methods(records, "dm", "random")
+        assert done.lines[0].b == pytest.approx(50) and done.taken == (
+            "random is random:cpu:none, without random:cpu:per_class=3 (digits ipc 10, quick 1.0, MLP)",
+        )
 
     def test_recipes_of_different_cells_do_not_clash(self):
         records = pairs(FIVE) + pairs(FIVE, dataset="mnist", recipe="authors")
@@ -249,6 +307,9 @@ class TestSets:
         expected = stats.ttest_rel([50, 60, 70], [40, 55, 60])
         assert done.lines[0].n == 3 and done.lines[0].p == pytest.approx(expected.pvalue)
         assert done.combined is None and done.pairs_of == "students of one seed"
+        assert done.scope.startswith("the verdict is of these two sets only: ")
+        assert "of the methods it says nothing" in done.scope
+        assert compare.methods(pairs(FIVE), "dm", "mtt").scope == ""
 
     def test_of_other_data_or_students_are_refused(self):
         one = record("dm", (0.5, 0.6), students=1)
@@ -290,6 +351,18 @@ class TestCommand:
             "warning: not compared: dm seed 9 of digits ipc 10, quick 1.0, MLP: mtt has seeds 0, 1, 2, 3, 4"
         ]
 
+    def test_says_what_an_open_name_was_taken_for_in_text_and_json(self, runs, capsys):
+        store.RunFolder(runs).write_record(
+            record("dm", 0.9, own={"lr": 3}).model_copy(update={"key": "swept"})
+        )
+        arguments = ("compare", "dm", "mtt", "--runs", runs, "--ipc", 10)
+        said = "dm is dm:cpu:none, without dm:cpu:lr=3 (digits ipc 10, quick 1.0, MLP)"
+        assert f"\ntaken: {said}\n" in self.said(capsys, *arguments)[1]
+        document = json.loads(self.said(capsys, *arguments, "--json")[1])
+        assert document["taken"] == [said] and document["scope"] == ""
+        status, _, err = self.said(capsys, "compare", "dm", "mtt", "--runs", runs, "--protocol", "nope")
+        assert status == 2 and err.endswith("of protocol nope; expected what there is: protocol quick\n")
+
     def test_gives_everything_as_json(self, runs, capsys):
         status, out, _ = self.said(capsys, "compare", "dm", "mtt", "--runs", runs, "--ipc", 10, "--json")
         document = json.loads(out)
@@ -314,6 +387,9 @@ class TestCommand:
             sets.write(path, api.as_set(real.train.images[keep], real.train.labels[keep], real))
         arguments = ("--network", "MLP", "--repeats", 3, "--device", "cpu")
         status, out, _ = self.said(capsys, "compare", *paths, *arguments, "--json")
-        (line,) = json.loads(out)["lines"]
+        document = json.loads(out)
+        assert document["scope"] == compare.OF_TWO_SETS
+        (line,) = document["lines"]
         assert status == 0 and line["n"] == 3 and line["difference"] > 0
         assert line["where"]["ipc"] == "2 and 5"
+        assert self.said(capsys, "compare", *paths, *arguments)[1].endswith(f"\n\n{compare.OF_TWO_SETS}\n")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from test_cli import FIRST, ddbench, plugin  # noqa: F401
 from torch.utils.flop_counter import FlopCounterMode
 
-from ddbench import estimate, plan, registry, store
+from ddbench import estimate, host, plan, registry, store
 from ddbench.estimate import NOTHING, UNKNOWN, Amount
 from ddbench.nets import names
 from ddbench.nets.build import build
@@ -164,7 +165,7 @@ def test_a_sum_is_as_uncertain_as_its_worst_part_and_counts_what_is_unknown(part
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.2, "<1s"), (4.26, "4.3s"), (45, "45s"), (89, "89s"), (91, "1.5m"), (600, "10m"), (5399, "90m"), (7200, "2h"),
-     (86400, "24h"), (200_000, "2.3d"), (1e8, "1200d")],
+     (86400, "24h"), (200_000, "2.3d"), (6e7, "690d"), (1e8, "3.2y"), (1.6e9, "51y")],
 )  # fmt: skip
 def test_a_duration_has_two_figures(seconds, text):
     assert estimate.duration(seconds) == text
@@ -265,12 +266,19 @@ def test_more_images_take_more_bytes(ipc):
 # ------------------------------------------------------------------------------------------------ beside what was measured
 
 
-def factors(what: str, how: str, known: Callable[[object], list]) -> list[float]:
+@lru_cache(maxsize=64)
+def knowing(but: str, threads: int) -> estimate.Estimator:
+    """An estimator from all records but those of a data set, from none with ``*``."""
+    known = [r for r in RECORDS if but not in ("*", r.cell.distil.dataset)]
+    return cpu(known, threads)
+
+
+def factors(what: str, how: str, known: Callable[[object], str]) -> list[float]:
     """By which factor estimates miss what records measured, one a record whose seconds are worth a comparison."""
     found = []
     for r in RECORDS[::3]:
         d = r.cell.distil
-        estimator = cpu(known(r), r.provenance.threads)
+        estimator = knowing(known(r), r.provenance.threads)
         if what == "distil":
             amount, seconds = estimator.distil(d), r.spent.distil_s
         elif what == "evaluate":
@@ -283,12 +291,12 @@ def factors(what: str, how: str, known: Callable[[object], list]) -> list[float]
     return sorted(found)
 
 
-def none(_: object) -> list:
-    return []
+def none(_: object) -> str:
+    return "*"
 
 
-def of_other_data(r) -> list:
-    return [x for x in RECORDS if x.cell.distil.dataset != r.cell.distil.dataset]
+def of_other_data(r) -> str:
+    return r.cell.distil.dataset
 
 
 @pytest.mark.parametrize("what", ["distil", "teachers", "evaluate"])
@@ -388,10 +396,19 @@ def test_teachers_of_a_protocol_are_counted_for_sets_that_bring_none():
     assert alone[0].teachers.value == pytest.approx(random.teachers.value)
 
 
+CELLS = plan.cells
+
+
+@lru_cache
+def cells_of(name: str) -> list[Cell]:
+    """Of a suite: that of all published numbers takes seconds to plan."""
+    return CELLS(plan.load(name))
+
+
 @pytest.mark.parametrize("name", sorted(plan.suites()))
 def test_every_suite_has_an_estimate_of_every_cell(name):
-    cells = plan.cells(plan.load(name))
-    groups = estimate.groups(cells, cpu(RECORDS))
+    cells = cells_of(name)
+    groups = estimate.groups(cells, knowing("", 2))
     assert sum(g.cells for g in groups) == len(cells)
     total = estimate.total(g.seconds for g in groups)
     assert total.known and 0 < total.low < total.value < total.high < math.inf
@@ -418,7 +435,7 @@ def test_calibration_measures_this_device():
 
 class TestDryRun:
     def test_it_prints_cells_costs_and_where_the_numbers_are_from(self, ddbench, tmp_path):  # noqa: F811
-        said = ddbench("run", "--suite", "small", "--dry-run", "--device", "cpu")
+        said = ddbench("run", "--suite", "small", "--dry-run", "--all", "--device", "cpu")
         assert said.status == 0 and not list(tmp_path.iterdir()), "nothing is run or written"
         head, *lines = said.out.splitlines()
         assert head.split() == [
@@ -432,6 +449,43 @@ class TestDryRun:
         assert "disk: sets ~" in said.out and "in the cache" in said.out
         assert "machine: cpu, by the records of leaderboards/records" in said.out
         assert lines[-1] == "246 cells of suite small, 0 done in runs as its records say; nothing was run"
+        legend = lines[lines.index(estimate.LEGEND[0]) :]
+        assert legend[: len(estimate.LEGEND)] == list(estimate.LEGEND) and max(map(len, legend)) < 100
+
+    def test_a_large_plan_is_told_by_data_set_and_method(self, ddbench):  # noqa: F811
+        said = ddbench("run", "--suite", "small", "--dry-run", "--device", "cpu")
+        head, *lines = said.out.splitlines()
+        assert head.split()[:8] == ["data", "set", "method", "ipc", "protocols", "students", "cells", "done"]
+        rows = [
+            line.split() for line in lines if line.startswith(("mnist ", "cifar10 ")) and "ConvNet" in line
+        ]
+        assert len(rows) < 40 and len({tuple(r[:2]) for r in rows}) == len(rows)
+        (mtt,) = (" ".join(r) for r in rows if r[:2] == ["mnist", "mtt"])
+        assert mtt.startswith("mnist mtt 1, 10 dc-dsa, mtt ConvNet 12 0 ")
+        assert f"82 lines in {len(rows)}, one a data set and method; each of them: --all, or --json" in lines
+        assert lines[-1] == "246 cells of suite small, 0 done in runs as its records say; nothing was run"
+        refused = ddbench("run", "--method", "random", "--all")
+        assert (
+            refused.status == 2
+            and "--all is of the lines that a dry run prints; expected --dry-run too" in refused.err
+        )
+
+    def test_threads_are_those_that_the_run_will_have(self, ddbench, monkeypatch):  # noqa: F811
+        arguments = ("run", "--method", "random", "--dry-run", "--device", "cpu")
+        for asked, shown in (("1", "1 thread"), ("3", "3 threads"), ("4,2", "4 threads")):
+            monkeypatch.setenv("OMP_NUM_THREADS", asked)
+            assert ddbench(*arguments).out.splitlines()[-2].endswith(f", {shown}")
+        monkeypatch.setattr(host, "cores", lambda: 7)
+        for asked in ("", "0", "many"):
+            monkeypatch.setenv("OMP_NUM_THREADS", asked)
+            assert host.threads() == 7 and estimate.machine("cpu") == estimate.reference("cpu", 7)
+
+    def test_cores_are_those_that_the_process_may_use(self, monkeypatch):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5}, raising=False)
+        assert host.cores() == 2
+        monkeypatch.delattr(os, "sched_getaffinity")
+        monkeypatch.setattr(os, "cpu_count", lambda: None)
+        assert host.cores() == 1
 
     def test_what_is_done_is_not_counted_again(self, ddbench):  # noqa: F811
         arguments = ("run", "--method", "random", "--network", "MLP", "--repeats", 1, "--device", "cpu")
@@ -480,6 +534,7 @@ class TestDryRun:
         assert done.returncode == 0, done.stderr
         assert "187 cells of suite large" in done.stdout
 
-    def test_every_suite_is_listed_with_its_cells(self, ddbench):  # noqa: F811
+    def test_every_suite_is_listed_with_its_cells(self, ddbench, monkeypatch):  # noqa: F811
+        monkeypatch.setattr(plan, "cells", lambda suite: cells_of(suite.name))
         rows = {row["suite"]: row["cells"] for row in ddbench("list", "suites", "--json").json}
         assert rows["embedded"] == 93 and set(rows) == set(plan.suites()) and all(rows.values())

@@ -175,7 +175,8 @@ class TestFiles:
     def test_a_plain_pickle_is_refused_with_what_to_do(self, tmp_path):
         (tmp_path / "a.tar").write_bytes(pickle.dumps([1, 2]))
         with pytest.raises(
-            ValueError, match=r"is a plain pickle, .*torch.load\(file, weights_only=False\); torch.save"
+            ValueError,
+            match=r"is a plain pickle, .*pickle.load\(open\(file, \"rb\"\)\); torch.save\(what, \"converted.pt\"\)",
         ):
             read_record(tmp_path / "a.tar")
 

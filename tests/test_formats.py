@@ -8,7 +8,11 @@ import json
 import os
 import pickle
 import random
+import re
+import shlex
 import struct
+import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -255,7 +259,8 @@ class TestEveryFormatScoresAsOurOwnCopy:
     def test_datm_has_logits_and_a_step_size(
         self, norm: torch.Tensor, real: RealData, tmp_path: Path
     ) -> None:
-        logits = 4 * torch.nn.functional.one_hot(IDS, CLASSES).float() - 1
+        noise = torch.randn((len(norm), CLASSES), generator=generator(6))
+        logits = 4 * torch.nn.functional.one_hot(IDS, CLASSES).float() - 1 + 0.1 * noise
         folder = tmp_path / "Normal"
         save(norm, folder / "images_best.pt")
         save(logits, folder / "labels_best.pt")
@@ -589,9 +594,70 @@ class TestNothingIsGuessed:
     def test_a_space_against_the_values_is_taken_and_doubted(
         self, norm: torch.Tensor, real: RealData, tmp_path: Path
     ) -> None:
-        path = save({"data": [[norm, IDS]]}, tmp_path / "x.pt")
+        path = save({"data": [[norm.clamp(-1.9, 1.9), IDS]]}, tmp_path / "x.pt")
         made = read_published(path, real, space="raw")
         assert made.card.notes["source_doubt"].startswith("said raw, but by its values norm: values from")
+
+    @pytest.mark.parametrize("kind", ["255", "norm"])
+    def test_raw_values_far_beyond_one_are_refused_with_advice(
+        self, kind: str, unit: torch.Tensor, norm: torch.Tensor, real: RealData, tmp_path: Path
+    ) -> None:
+        path = save({"data": [[unit * 255 if kind == "255" else norm, IDS]]}, tmp_path / "x.pt")
+        refused(
+            path,
+            real,
+            "which are no pixels on the [0, 1] scale (raw)",
+            "pixels from 0 to 255 need images.round().to(torch.uint8) or images / 255",
+            space="raw",
+        )
+
+    def test_lists_of_pixels_are_asked_about_unless_a_method_is_named(
+        self, unit: torch.Tensor, real: RealData, tmp_path: Path
+    ) -> None:
+        path = save([unit, IDS], tmp_path / "data.pt")
+        for flags in ({}, {"format": "pair"}, {"format": "idm"}):
+            refused(
+                path, real, "--space raw|norm|zca", "--format idc, dream or ncfm says so", factor=2, **flags
+            )
+        prints = set()
+        for flags in ({"format": "idc"}, {"format": "dream"}, {"format": "ncfm"}, {"space": "raw"}):
+            made = read_published(path, real, factor=2, **flags)
+            assert made.space is not None and made.space.stored == "unit"
+            prints.add(made.fingerprint())
+        assert len(prints) == 1
+
+    def test_statistics_that_were_assumed_are_said(self, tmp_path: Path) -> None:
+        """Spec 2.1: others are about."""
+        usual = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
+        base = blobs("cifar10", (3, 8, 8), 4, (5, 3))
+        c10 = RealData(replace(base.train, **usual), replace(base.test, **usual))
+        images = torch.randn((4, 3, 8, 8), generator=generator())
+        path = save({"data": [[images, torch.arange(4)]]}, tmp_path / "res.pt")
+        said = read_published(path, c10, space="norm").card.notes["source_statistics"]
+        assert said.startswith(
+            "assumed: 0.4914,0.4822,0.4465/0.2023,0.1994,0.201, which the codes of DC and MTT share"
+        )
+        assert "0.2471,0.2435,0.2616" in said and "--stats" in said
+        assert "source_statistics" not in read_published(path, c10, space="norm", stats="dc").card.notes
+        assert "source_statistics" not in read_published(path, c10, space=NORM).card.notes
+
+    @pytest.mark.parametrize(
+        ("flags", "text"),
+        [
+            ({"factor": 17}, "factor is 17; expected 1 (no mosaics) or 2 to 16 tiles a side"),
+            ({"factor": 0}, "factor is 0; expected 1 (no mosaics) or 2 to 16"),
+            ({"factor": 1, "decode": "multi"}, "decode multi cuts mosaics, and"),
+            ({"factor": 1, "decode": "shuffle"}, "expected a factor of at least 2"),
+            ({"factor": 2, "decode": "bound", "bound": 0}, "bound is 0; expected at least 1 item a class"),
+        ],
+    )
+    def test_mosaics_that_cannot_be(
+        self, flags: dict[str, Any], text: str, norm: torch.Tensor, real: RealData, tmp_path: Path
+    ) -> None:
+        path = save({"data": [[norm, IDS]]}, tmp_path / "x.pt")
+        with pytest.raises(FormatError) as error:
+            read_published(path, real, space="norm", stats=STATS, **flags)
+        assert text in str(error.value)
 
     def test_hints_of_spaces(self) -> None:
         def hint(x: torch.Tensor) -> str:
@@ -622,6 +688,30 @@ class TestNothingIsGuessed:
         assert labels_of(torch.randn((3, 4), generator=generator())).kind == "logits"
         assert labels_of(torch.eye(4) - 0.25).kind == "centred"
         assert labels_of(torch.full((3, 4), 2.0)).kind == ""
+        assert labels_of(2 * torch.eye(4) - 1).kind == "" and labels_of(3 * torch.eye(4) - 0.75).kind == ""
+        assert labels_of(torch.tensor([[1.0, -1.0], [-1.0, 1.0]])).kind == ""
+        assert labels_of(torch.tensor([[1.0, -1.0], [-2.0, 1.5]])).kind == "logits"
+
+    @pytest.mark.parametrize(("scale", "shift"), [(2.0, -1.0), (1.0, -1 / CLASSES), (3.0, -0.5)])
+    def test_one_hot_rows_in_disguise_are_asked_for(
+        self, scale: float, shift: float, norm: torch.Tensor, real: RealData, tmp_path: Path
+    ) -> None:
+        rows = scale * torch.nn.functional.one_hot(IDS, CLASSES).float() + shift
+        path = save({"data": [[norm, rows]]}, tmp_path / "x.pt")
+        flags = {"space": "norm", "stats": STATS}
+        refused(path, real, "--labels ids|probabilities|logits|values: labels are float32 (8, 4), ", **flags)
+        made = read_published(path, real, label_kind="ids", **flags)
+        assert made.targets.ids is not None and torch.equal(made.targets.ids, IDS)
+        assert read_published(path, real, label_kind="logits", **flags).targets.kind == "logits"
+
+    def test_labels_without_class_zero_are_doubted(
+        self, norm: torch.Tensor, real: RealData, tmp_path: Path
+    ) -> None:
+        path = save({"data": [[norm, IDS.clamp(min=1)]]}, tmp_path / "x.pt")
+        made = read_published(path, real, space="norm", stats=STATS)
+        assert made.card.notes["source_doubt"] == (
+            "labels run from 1 to 3 and none is 0 of 4 classes: where they count from 1, subtract 1"
+        )
 
     def test_labels_that_decide_nothing_are_asked_for(
         self, norm: torch.Tensor, real: RealData, tmp_path: Path
@@ -847,7 +937,7 @@ class TestHostileFiles:
         with fuzz_readers.nothing_executed():
             refused(
                 path, None, "is a plain pickle, which can run code when it is read, and is refused",
-                "record = torch.load(file, weights_only=False); torch.save(record, file)",
+                'what = pickle.load(open(file, "rb")); torch.save(what, "converted.pt")',
             )  # fmt: skip
 
     def test_arrays_of_objects_are_refused(self, tmp_path: Path) -> None:
@@ -991,6 +1081,113 @@ class TestHostileFiles:
     ) -> None:
         source = save(torch.zeros(2), tmp_path / "x.pt")
         refused(with_pickle(tmp_path / "y.pt", text, source), None, why)
+
+    @pytest.mark.parametrize(
+        ("text", "why"),
+        [
+            (b"\x80\x02]q\x00h\x00a.", "has a list that holds itself"),
+            (b"\x80\x02}q\x00K\x01h\x00s.", "has a list that holds itself"),
+            (b"\x80\x02](]q\x00h\x00\x85ah\x00e.", "has a list that holds itself"),
+            (b"\x80\x02" + 70 * b"](" + 70 * b"e" + b".", "has lists more than 64 deep"),
+            (b"\x80\x02" + (5 << 20) * b"]" + b".", "has a structure of more than 4 MiB or 1,000,000 steps"),
+            (b"\x80\x02" + 1_000_001 * b"N" + b".", "has a structure of more than 4 MiB or 1,000,000 steps"),
+        ],
+        ids=["list", "mapping", "inside", "deep", "large", "long"],
+    )
+    def test_structures_without_an_end_are_refused(self, text: bytes, why: str, tmp_path: Path) -> None:
+        source = save(torch.zeros(2), tmp_path / "x.pt")
+        refused(with_pickle(tmp_path / "y.pt", text, source), None, why)
+
+    def test_a_legacy_file_of_pickle_alone_is_refused(self, tmp_path: Path) -> None:
+        path = save([torch.zeros(2)], tmp_path / "x.pt", _use_new_zipfile_serialization=False)
+        at = path.read_bytes().index(b"ctorch._utils")
+        path.write_bytes(path.read_bytes()[:at] + (5 << 20) * b"N")
+        refused(path, None, "has a structure of more than 4 MiB or 1,000,000 steps beside its tensors")
+
+    def test_lists_that_are_named_twice_are_read_once(self, tmp_path: Path) -> None:
+        shared: list[Any] = [torch.zeros(2)]
+        for _ in range(40):
+            shared = [shared, shared]  # 2 ** 40 paths, 41 lists
+        refused(save({"a": shared}, tmp_path / "x.pt"), None, "holds a mapping of 1 (a)")
+
+    @pytest.mark.parametrize("kind", ["zip", "tar"])
+    @pytest.mark.parametrize("names", [("a/x.jpg", "a/x.jpg"), ("a", "a/x.jpg"), ("a/x.jpg", "a")])
+    @pytest.mark.filterwarnings("ignore:Duplicate name")
+    def test_members_of_one_name_are_refused_as_what_they_are(
+        self, names: tuple[str, str], kind: str, tmp_path: Path
+    ) -> None:
+        path = tmp_path / f"x.{kind}"
+        if kind == "zip":
+            with zipfile.ZipFile(path, "w") as archive:
+                for name in names:
+                    archive.writestr(name, b"x")
+        else:
+            with tarfile.open(path, "w") as tar:
+                for name in names:
+                    entry = tarfile.TarInfo(name)
+                    entry.size = 1
+                    tar.addfile(entry, io.BytesIO(b"x"))
+        text = refused(path, None, "twice, or one name for a file and a folder; it is refused: pack it again")
+        assert "truncated" not in text
+
+    def test_a_parquet_value_in_many_rows_is_bounded(self, tmp_path: Path) -> None:
+        """A dictionary is declared once and stands in any number of rows."""
+        import pyarrow
+        import pyarrow.parquet
+
+        path, file = tmp_path / "bomb.parquet", io.BytesIO()
+        Image.new("L", (8, 8)).save(file, "PNG")
+        value = pyarrow.array([file.getvalue() + bytes(24 << 20)])
+        images = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 64, pyarrow.int32()), value)
+        table = pyarrow.table({"image": images, "class_id": [0] * 64})
+        pyarrow.parquet.write_table(
+            table, path, compression="zstd", use_dictionary=["image"], store_schema=False
+        )
+        assert path.stat().st_size < 1 << 16
+        script = (
+            "import resource, sys, pyarrow.parquet, ddbench.formats as f\n"
+            "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+            "for limit in (8, 30, 100):\n"
+            "    try:\n        f.look(sys.argv[1], limit_mib=limit)\n"
+            "    except f.FormatError as error:\n        print(error)\n"
+            "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(path)], check=True, capture_output=True, text=True
+        )
+        *errors, grown = done.stdout.splitlines()
+        assert len(errors) == 3, done.stdout
+        assert "holds 24 MiB, more than the 8 MiB" in errors[0], errors
+        assert "holds 48 MiB, more than the 30 MiB" in errors[1], errors
+        assert "holds 120 MiB, more than the 100 MiB" in errors[2], errors
+        assert int(grown) < 150, done.stdout
+
+    @pytest.mark.parametrize("case", ["large", "lists", "text labels", "dotted", "rows"])
+    def test_parquet_columns_of_other_forms_are_refused(
+        self, case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        monkeypatch.setattr(foreign, "_VALUE_MIB", 1)
+        monkeypatch.setattr(foreign, "_MEMBERS", 5)
+        columns: dict[str, Any] = {"image": [b"x" * 10], "class_id": [0]}
+        why = {
+            "large": "has a row of 2 MiB; expected pictures of at most 1 MiB each",
+            "lists": "as column image; expected one value a row, of type BYTE_ARRAY",
+            "text labels": "has class_id of BYTE_ARRAY as column class_id; expected one value a row, of type INT32 or INT64",
+            "dotted": "as column image.bytes; expected one value a row",
+            "rows": "has 6 rows; expected at most 5",
+        }[case]
+        columns |= {
+            "large": {"image": [b"x" * (2 << 20)]},
+            "lists": {"image": [[b"x", b"x"]]},
+            "text labels": {"class_id": ["0"]},
+            "dotted": {"image": [{"bytes": b"x"}], "image.bytes": [[b"x"]]},
+            "rows": {"image": [b"x"] * 6, "class_id": [0] * 6},
+        }[case]
+        pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
+        refused(tmp_path / "x.parquet", None, why)
 
     def test_packed_torch_files_are_refused(self, tmp_path: Path) -> None:
         source = save(torch.zeros(1000), tmp_path / "x.pt")
@@ -1147,14 +1344,52 @@ class TestExport:
         done = write_folder(ours, tmp_path / "out")
         assert done.lost[0] == "the learned step size 0.1"
         assert done.lost[1].startswith(
-            "values between and beyond 256 levels: the largest change is 0.5 levels"
+            "values between and beyond 256 levels: the largest change is 0.5 levels, the mean 0.2"
         )
+        assert "clamped" not in done.lost[1] and not done.warnings, "rounding alone"
         made = read_published(tmp_path / "out", real)
         assert made.tensors["images"].dtype == torch.uint8
         assert float((made.tensors["images"].float() / 255 - unit).abs().max()) <= 0.5 / 255 + 1e-6
         assert torch.equal(made.targets.ids, IDS)  # type: ignore[arg-type]
         card = json.loads((tmp_path / "out/card.json").read_text())
         assert card["lost"] == list(done.lost) and card["exported"]["stats"].startswith("0.5,0.4,0.6/")
+
+    def test_a_folder_warns_of_values_that_are_clamped(
+        self, unit: torch.Tensor, real: RealData, tmp_path: Path, ddbench_command: Ddbench
+    ) -> None:
+        images = unit.clone()
+        images[0] = 1.5  # one of the pictures: 127.5 levels above the brightest
+        ours = as_set(images, IDS, real, space=Space("unit", NORM.mean, NORM.std))
+        done = write_folder(ours, tmp_path / "out")
+        share = f"{100 / len(images):.3g} % of the values are clamped"
+        assert done.lost[0].startswith(
+            "values between and beyond 256 levels: the largest change is 128 levels, the mean "
+        )
+        assert done.lost[0].endswith(f"; {share}")
+        assert done.warnings[0].startswith(
+            "the pictures are not what students learned from: the largest change"
+        )
+        mean = float(re.search(r"the mean ([\d.]+)", done.lost[0])[1])  # type: ignore[index]
+        assert mean == pytest.approx(127.5 / len(images) + 0.25 * (1 - 1 / len(images)), rel=0.2)
+
+        sets.write(tmp_path / "s.safetensors", ours)
+        said = ddbench_command(
+            "export", tmp_path / "s.safetensors", "--to", "folder", "--out", tmp_path / "a b"
+        )
+        assert (
+            f"warning: {done.warnings[0]}" in said.err
+            and f"next: ddbench import '{tmp_path}/a b' " in said.out
+        )
+
+    def test_commands_of_cards_can_be_pasted(
+        self, pixels: torch.Tensor, real: RealData, tmp_path: Path
+    ) -> None:
+        place = tmp_path / "it's a folder; really"
+        for form in (write_folder, write_mtt, write_safetensors):
+            out = place / form.__name__
+            said = shlex.split(form(as_set(pixels, IDS, real), out).read_with)
+            assert said[:2] in (["ddbench", "import"], ["ddbench", "evaluate"])
+            assert said[2] in (str(out), str(out / "set.safetensors"))
 
     def test_mosaics_are_written_as_they_are_stored(
         self, pixels: torch.Tensor, real: RealData, tmp_path: Path
@@ -1339,6 +1574,11 @@ class TestCommands:
     def test_what_is_unclear_is_asked_for(self, ddbench_command: Ddbench, published: Path) -> None:
         said = ddbench_command("import", published, "--dataset", "digits")
         assert said.status == 2 and "To be said:\n  --space raw|norm|zca" in said.err
+        save(torch.arange(10).clamp(min=1), published.parent / "labels_best.pt")
+        said = ddbench_command(
+            "import", published, "--dataset", "digits", "--space", "norm", "--stats", "own"
+        )
+        assert said.status == 0 and "labels run from 1 to 9 and none is 0 of 10 classes" in said.out
         said = ddbench_command("import", published)
         assert said.status == 2 and "is of format mtt; expected --dataset NAME" in said.err
         said = ddbench_command("import", published, "--dataset", "digits", "--limit", "lots")

@@ -27,6 +27,9 @@ TORCH_FREE = (
     "ddbench/nets/names.py",
     "ddbench/registry.py",
     "ddbench/records.py",
+    "ddbench/estimate.py",
+    "ddbench/host.py",
+    "ddbench/texts.py",
     "ddbench/trainplan.py",
 )
 

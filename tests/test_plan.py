@@ -319,7 +319,7 @@ def claimed_cells(tmp_path, filters: str):
 
 def test_claims_become_cells_under_their_own_protocols_and_their_authors_recipes(tmp_path, published):
     assert claimed_cells(tmp_path, "all") == [
-        ("random", "auto", "mnist", 10, "dc-dsa", "ConvNet"),
+        ("random", "defaults", "mnist", 10, "dc-dsa", "ConvNet"),
         ("dm", "authors", "cifar10", 1, "dc-dsa", "ConvNet"),
         ("mtt", "authors", "cifar10", 1, "mtt", "ConvNet"),
         ("dm", "authors", "cifar10", 10, "dc-dsa", "AlexNet"),
@@ -360,10 +360,10 @@ def test_a_fault_of_claims_is_said_with_its_line(tmp_path, published, text, mess
 
 
 def test_the_recipe_of_a_claim_is_the_authors_that_fits():
-    assert plan.authors_recipe("dm", "cifar10", 10) == "authors"
-    assert plan.authors_recipe("dm", "cifar10", 7) == "authors", "the nearest row"
-    assert plan.authors_recipe("random", "cifar10", 1) == "auto"
-    assert plan.authors_recipe("datadam", "mnist", 1) == "auto", "no row of the authors is near grey images"
+    assert plan.authors_recipe(claim("dm", ipc=10)) == "authors"
+    assert plan.authors_recipe(claim("dm", ipc=7)) == "auto", "which takes the nearest row"
+    assert plan.authors_recipe(claim("dm", "mnist", recipe="cpu")) == "cpu", "the claim names it"
+    assert plan.authors_recipe(claim("random")) == "defaults", "its authors have none"
 
 
 # ------------------------------------------------------------------------------------------------ suites that come along

@@ -454,6 +454,14 @@ def test_the_command_says_what_was_left_out(tmp_path, capfd):
     assert out.startswith("left out: images of all sets: they were not asked for\n4 records, 2 rows, 0 sets")
 
 
+def test_records_without_set_files_say_so_and_show_no_images(tmp_path):
+    made = report.make([keep(tmp_path / "bare", [record()])])
+    assert made.document["overview"]["set_files"] == 0 and made.document["sets"] == []
+    assert made.left_out == [f"images: no set files in {tmp_path / 'bare'}"]
+    whole = report.make([with_sets(tmp_path / "whole", ipcs=(1,))])
+    assert whole.document["overview"]["set_files"] == 4 and whole.left_out == []
+
+
 def test_a_size_that_is_none_is_refused(tmp_path, capfd):
     keep(tmp_path, [record()])
     with pytest.raises(SystemExit) as end:
@@ -751,7 +759,7 @@ class TestInABrowser:
         light = browser.js(paper)
         browsing.scheme(browser.driver, "dark")
         dark = browser.wait(f"{paper} !== '{light}' && getComputedStyle(document.body).backgroundColor")
-        assert browser.one("#theme").text == "Light"
+        browser.wait("return document.querySelector('#theme').textContent.trim() === 'Light'")
         browser.click("#theme")
         assert browser.js(paper) == light and browser.one("#theme").text == "Dark"
         browser.open(page)
@@ -833,6 +841,12 @@ class TestInABrowser:
         assert browser.js(
             "const b = document.querySelector('#digits .box');"
             "return b.scrollWidth > b.clientWidth && getComputedStyle(b).overflowX !== 'visible'"
+        )
+        browser.wait("return document.querySelector('#digits .edge.more-right') !== null")
+        browser.js("document.querySelector('#digits .box').scrollLeft = 1e6")
+        browser.wait("return document.querySelector('#digits .edge').className === 'edge more-left'")
+        assert (
+            browser.js("const n = document.querySelector('nav'); return n.scrollWidth - n.clientWidth") <= 0
         )
         browser.click("#digits .gallery button")
         assert (

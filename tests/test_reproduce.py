@@ -22,7 +22,7 @@ from ddbench.verdicts import VERDICTS, standings
 def claim(**what: Any) -> Claim:
     fields = dict(
         id="dm-1", paper="dm", method="dm", dataset="cifar10", network="ConvNet", protocol="dc-dsa", ipc=10,
-        value=48.9, source="arXiv:2110.04181, Table 1",
+        value=48.9, chosen="last", source="arXiv:2110.04181, Table 1",
     )  # fmt: skip
     return Claim(**(fields | what))
 
@@ -204,6 +204,17 @@ class TestCells:
 # ------------------------------------------------------------------------------------------------ what came out
 
 
+class TestWatch:
+    def test_a_number_of_the_best_snapshot_is_looked_for_as_its_authors_did(self):
+        of = lambda method, **what: reproduce.watch_of(claim(method=method, chosen="best-snapshot", **what))  # noqa: E731
+        assert reproduce.watch_of(claim(method="mtt")) is None
+        assert of("mtt") == of("fyi+ftd") == of("somebodys") == reproduce.Watch(100, 5)
+        assert of("tesla") == reproduce.Watch(100, 3)
+        assert of("datm") == reproduce.Watch(500, 1)
+        assert of("datm", ipc=500) == reproduce.Watch(1000, 1)
+        assert of("datm", ipc=500, dataset="cifar100") == reproduce.Watch(500, 1)
+
+
 class TestReport:
     def test_every_line_is_of_a_record_or_the_source(self):
         one = claim(std=0.6, note="read from a figure")
@@ -313,22 +324,39 @@ class TestTable:
         )
         assert all(r[name] == "" for r in rows[1:] for name in numbers)
         assert rows[3]["source"] == "a | b" and rows[3]["external"] == "method"
-        assert set(Claim.model_fields) - {"id", "value", "std", "n", "note"} <= set(rows[0])
+        assert set(Claim.model_fields) - {"id", "value", "std", "n", "note", "recipe"} <= set(rows[0])
 
     def test_the_page_counts_every_claim_once_and_shows_measured_waiting_and_external_ones(self):
         page = reproduce.markdown(standings(self.CLAIMS, [record()]))
         lines = page.splitlines()
         assert "5 published numbers; 1 of them have a measurement beside them." in page
         first = [line.removeprefix("| ").split(" | ") for line in lines if line.startswith("| ")]
-        counts = {name: count for name, count, *_ in first[2:8]}
-        assert [counts[v] for v in (*VERDICTS, "external")] == ["1", "0", "0", "0", "2", "2"]
-        assert "| dm | 1 |  |  |  | 2 | 1 |" in lines
-        assert "| 1 more, none of it measurable |  |  |  |  |  | 1 |" in lines
+        counts = {name: count for name, count, *_ in first[2:9]}
+        assert [counts[v] for v in (*VERDICTS, "external")] == ["1", "0", "0", "0", "2", "0", "2"]
+        assert "| dm | 1 |  |  |  | 2 |  | 1 |" in lines
+        assert "| 1 more, none of it measurable |  |  |  |  |  |  | 1 |" in lines
         measured = next(line for line in lines if line.startswith("| reproduced | dm | cifar10 | 10"))
         assert "48.9 | 49.4 ± 0.5 | 2 (1) | +0.5 | 1.0 |" in measured and measured.endswith("| `dm-1` |")
         assert "| dm | cifar10 | dc-dsa, ConvNet | 1: 48.9 ± 0.3, 27.0 (quoted) |  |" in lines
         assert "| [kip](published/kip.csv) | 1 | method kip | kip | cifar10 |" in lines
         assert "| [dm](published/dm.csv) | 1 | cross-arch | dm | cifar10 |" in lines
+
+    def test_numbers_without_a_recipe_are_apart_from_those_that_wait(self):
+        none = claim(id="dc-9", method="dc", ipc=500, paper="dc")
+        page = reproduce.markdown(standings([none, claim()], []))
+        waiting, _, rest = page.partition("## No recipe")
+        assert "| dc | cifar10 | dc-dsa" not in waiting and "| dm | cifar10 | dc-dsa" in waiting
+        assert "500: the authors of dc give no recipe for cifar10 at ipc 500 |" in rest
+        assert "| no recipe | 1 |" in waiting
+
+    def test_a_caveat_and_the_notes_stand_beside_the_values(self):
+        doubtful = claim(caveat="its test images are others", chosen="unstated")
+        page = reproduce.markdown(standings([doubtful], [record()]))
+        row = next(line for line in page.splitlines() if line.startswith("| not comparable | dm"))
+        assert "| 49.4 ± 0.5 |" in row and "| +0.5 |" in row
+        assert "its test images are others; which epoch the source reports is not stated" in row
+        (line,) = csv.DictReader(io.StringIO(reproduce.csv_text(standings([doubtful], [record()]))))
+        assert line["caveat"] == doubtful.caveat and line["claim_recipe"] == ""
 
     def test_claims_that_say_the_same_share_a_row_and_who_quotes_a_number_adds_nothing(self):
         twice = [claim(), claim(id="dm-9", paper="dm2")]
@@ -466,12 +494,14 @@ class TestCommand:
         made = ddbench("reproduce", "--table", "--runs", "runs", "--out", "boards")
         assert made.status == 0
         assert made.out.splitlines() == [
-            "3 published numbers: 1 reproduced, 1 above, 1 not run",
+            "3 published numbers: 1 reproduced, 1 above, 1 no recipe",
             *(str(Path("boards") / name) for name in ("reproduction.md", "reproduction.csv")),
         ]
         assert f"{mean:.1f} ± " in Path("boards/reproduction.md").read_text(encoding="utf-8")
         as_json = ddbench("reproduce", "--table", "--json").json
-        assert as_json["counts"] == {"reproduced": 1, "above": 1, "not run": 1} and len(as_json["rows"]) == 2
+        assert (
+            as_json["counts"] == {"reproduced": 1, "above": 1, "no recipe": 1} and len(as_json["rows"]) == 2
+        )
 
     def test_a_setting_or_recipe_of_ones_own_is_not_comparable(self, ddbench):
         mine = (
@@ -585,9 +615,33 @@ class Slow:
         plan = ddbench(*RANDOM, "--dry-run", "--json").json
         assert len(plan["cells"]) == 2 and plan["others"][0]["id"] == "toy-2"
 
+    def test_the_id_of_a_claim_says_all_that_is_to_be_run(self, ddbench):
+        whole = ddbench(*RANDOM, "--claim", "toy-2", "--dry-run", "--json").json
+        alone = ddbench(
+            "reproduce", "--claim", "toy-2", "--seeds", 2, "--repeats", 2, "--dry-run", "--json"
+        ).json
+        assert alone == whole and alone["claim"]["id"] == "toy-2"
+        half = ddbench("reproduce", "random", "--claim", "toy-2", "--dry-run")
+        assert half.status == 0 and half.out.startswith("claim: toy-2: random on digits, ipc 1\n")
+
+    def test_tables_are_narrow_and_the_document_is_whole(self, ddbench):
+        long = "a page of many words, " * 10
+        TINY.append(TINY[1].model_copy(update={"id": "toy-long", "source": long}))
+        try:
+            said = ddbench(*RANDOM, "--dry-run").out
+            document = ddbench(*RANDOM, "--dry-run", "--json").json
+        finally:
+            TINY.pop()
+        (row,) = [line for line in said.splitlines() if line.startswith("toy-long ")]
+        assert row.endswith("...") and len(row) < 120
+        assert long in [other["source"] for other in document["others"]]
+
     @pytest.mark.parametrize(
         ("given", "said"),
         [
+            (("--claim", "toy-9"), "no claim 'toy-9'; nearest: toy-"),
+            (("dm", "--claim", "unheard of"), "no claim 'unheard of'; known: toy-1, toy-2"),
+            (("dm", "--claim", "toy-2"), "claim toy-2 is of random on digits at ipc 1, not of dm on digits at ipc 1"),
             ((), "METHOD, --dataset, --ipc missing; expected: ddbench reproduce METHOD --dataset NAME --ipc N"),
             (("dm",), "--dataset, --ipc missing"),
             (("dm", "--table"), "--table is of all claims, and METHOD was given"),

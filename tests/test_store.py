@@ -309,6 +309,8 @@ class TestHostileRecords:
         path.write_bytes(b" " * (store._RECORD_BYTES + 1))
         with pytest.raises(store.DamagedError, match=r"has 4,194,305 bytes, which no record has; remove it"):
             store.read_record(path)
+        with pytest.raises(store.DamagedError, match=r"bytes, which no record has; ask for it again$"):
+            store.read_record(path, "ask for it again")
         (tmp_path / "records" / "x.json").mkdir(parents=True)
         skipped: list[str] = []
         assert store.RunFolder(tmp_path).records(skipped) == [] and "is no file; move it away" in skipped[0]

@@ -281,6 +281,29 @@ class TestCommand:
         assert len(on_disk) == 2 and all(s["chosen_on"] == "holdout" for r in on_disk for s in r["scores"])
         assert not list(Path("runs/sweeps/locks").glob("*")), "nobody holds them any more"
 
+    def test_a_dry_run_takes_the_choice_that_was_made(self, ddbench, tmp_path):  # noqa: F811
+        arguments = (*self.arguments(tmp_path), "--seeds", 2, "--set", "noise=9,0.1", "--holdout", 0.2)
+        asked = (*arguments, "--dry-run", "--json")
+        before = ddbench(*asked).json
+        assert [g["settings"] for g in before["groups"]] == [{"noise": "9"}] and before["done"] == 0
+        assert before["notes"] == [
+            "cli_noisy digits ipc 1 quick: settings are not chosen yet; counted with noise=9"
+        ]
+        ddbench(*arguments, "--no-boards")
+        after = ddbench(*asked).json
+        assert [g["settings"] for g in after["groups"]] == [{"noise": "0.1"}]
+        assert after["done"] == after["cells"] == 4, "two comparisons, two cells"
+        said = ddbench(*arguments, "--dry-run").out
+        assert "cli_noisy digits ipc 1 quick: noise=0.1 was chosen before" in said
+        at = asked.index("--seeds")
+        more = ddbench(*asked[: at + 1], 3, *asked[at + 2 :]).json
+        assert [(g["cells"], g["done"]) for g in more["groups"]] == [(3, 2)], "more seeds choose nothing anew"
+        other_share = ddbench(*(a if a != 0.2 else 0.3 for a in asked)).json
+        assert other_share["groups"][0]["settings"] == {"noise": "9"}, "not chosen on that share"
+        for path in Path("runs/sweeps/choices").iterdir():
+            path.write_text("{")
+        assert ddbench(*asked).json["groups"][0]["settings"] == {"noise": "9"}, "the run will say it again"
+
     def test_where_no_value_works_the_status_is_1_with_the_reasons(self, ddbench, tmp_path):  # noqa: F811
         said = ddbench(*self.arguments(tmp_path), "--seeds", 1, "--set", "noise=-1,-2", "--no-boards")
         assert said.status == 1 and "no value could be scored" in said.out and "noise below 0" in said.out

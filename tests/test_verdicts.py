@@ -10,9 +10,11 @@ from ddbench.claims import Claim
 from ddbench.records import Cell, DistilCell, Provenance, Record, Score, Spent
 from ddbench.verdicts import (
     authors,
+    authors_recipe,
     error_of_mean,
     fits,
     network,
+    own_protocols,
     published_error,
     published_runs,
     stand,
@@ -23,7 +25,7 @@ from ddbench.verdicts import (
 def claim(**what) -> Claim:
     fields = dict(
         id="dm-1", paper="dm", method="dm", dataset="cifar10", network="ConvNet", protocol="dc-dsa", ipc=10,
-        value=48.9, source="arXiv:2110.04181, Table 1",
+        value=48.9, chosen="last", source="arXiv:2110.04181, Table 1",
     )  # fmt: skip
     return Claim(**(fields | what))
 
@@ -131,7 +133,9 @@ def test_a_single_student_is_held_against_the_published_deviation():
     assert found.error is None and found.std is None and found.n == 1
     assert found.gap_errors == pytest.approx(3.0 / math.hypot(2.0, 2 / math.sqrt(5)))
     assert found.verdict == "reproduced"
-    assert found.note == "1 student: the published deviation stands for its error"
+    assert found.note == (
+        "1 student: the published deviation stands for its error; uncertain: the error is 4.4 points"
+    )
 
 
 def test_a_single_student_without_any_deviation_says_that_one_point_decides():
@@ -145,6 +149,27 @@ def test_a_single_student_without_any_deviation_says_that_one_point_decides():
 def test_one_set_says_that_its_error_leaves_out_how_sets_differ():
     assert stand(claim(), [record()]).note == "1 set: its error leaves out how sets differ"
     assert stand(claim(), [record(), record(seed=1)]).note == ""
+
+
+def test_a_large_error_says_that_the_verdict_is_uncertain():
+    # means 46.9 and 50.9: error 2.0; 48.9 is within, and so would much else be
+    wide = [record((0.469, 0.469)), record((0.509, 0.509), seed=1)]
+    found = stand(claim(), wide)
+    assert (found.verdict, found.note) == ("reproduced", "uncertain: the error is 4.0 points")
+    near = [record((0.475, 0.475)), record((0.503, 0.503), seed=1)]  # error 1.4
+    assert stand(claim(), near).note == ""
+
+
+def test_an_epoch_that_the_source_does_not_state_is_told():
+    found = stand(claim(chosen="unstated"), [record(), record(seed=1)])
+    assert (found.verdict, found.note) == ("reproduced", "which epoch the source reports is not stated")
+
+
+def test_the_mean_is_of_sets_as_its_error_is():
+    found = stand(claim(), [record((0.40,)), record((0.50, 0.50, 0.50), seed=1)])
+    assert found.mean == pytest.approx(45.0) and found.error == pytest.approx(5.0)
+    # the deviation is that of the four students around their own mean, 47.5
+    assert found.std == pytest.approx(math.sqrt(3 * 2.5**2 / 4 + 7.5**2 / 4))
 
 
 # ------------------------------------------------------------------------------------------------ which records
@@ -193,6 +218,11 @@ def test_of_one_seed_the_newest_record_stands():
     s = stand(claim(), [new, old])
     assert s.records == ("new",) and s.mean == pytest.approx(48.9)
     assert "1 other record of the cell left out" in s.note
+
+
+def test_of_one_seed_the_record_of_the_most_students_stands_before_a_newer_one():
+    many, newer = record((0.489, 0.499), created="2025"), record((0.40,), created="2026", key="new")
+    assert stand(claim(), [many, newer]).records == ("k0",)
 
 
 def test_kinds_are_never_pooled_and_comparable_ones_stand_first():
@@ -247,6 +277,57 @@ def test_another_recipe_is_named():
     assert against(claim(), record(settings={"b": 1, "a": 2})) == (
         "other recipe: authors with settings of one's own (a=2, b=1)"
     )
+
+
+def test_a_claim_that_names_its_recipe_is_of_this_one_only():
+    mine = claim(method="rded", protocol="rded", recipe="convnet")
+    measured = dict(method="rded", protocol="rded")
+    assert stand(mine, [record(recipe="convnet", **measured)]).verdict == "reproduced"
+    assert (
+        against(mine, record(**measured))
+        == "other recipe: 'authors' is not 'convnet', which this number is of"
+    )
+    own = record(recipe="convnet", settings={"iterations": 1}, **measured)
+    assert "settings of one's own (iterations=1)" in against(mine, own)
+    near = record(recipe="convnet", notes={"recipe": "recipe x, the nearest to cifar10 ipc 10"}, **measured)
+    assert "the nearest to cifar10" in against(mine, near)
+    both = [record(**measured), record((0.1,), recipe="convnet", seed=1, **measured)]
+    assert stand(mine, both).records == ("k1",)
+    plain = record(method="dm", recipe="defaults")
+    assert stand(claim(recipe="defaults"), [plain]).verdict == "reproduced"
+
+
+def test_the_recipe_of_a_claim_is_the_one_that_it_names_else_the_authors():
+    assert authors_recipe(claim()).name == "authors"
+    assert authors_recipe(claim(recipe="cpu", dataset="mnist", ipc=1)).name == "cpu"
+    assert authors_recipe(claim(recipe="nobodys")) is None
+    assert authors_recipe(claim(method="random")).name == "defaults"
+
+
+def test_another_network_of_the_distillation_is_not_compared():
+    of = claim(distill_network="ResNet18BN")
+    made = record().model_copy(update={"settings": {"network": "ConvNet"}})
+    assert against(of, made) == (
+        "other distillation network: published with ResNet18BN, measured with ConvNet"
+    )
+    same = record().model_copy(update={"settings": {"base.network": "ResNet18BN"}})
+    assert stand(of, [same]).verdict == "reproduced"
+    assert stand(of, [record()]).verdict == "reproduced"  # the record does not say
+    for unknown in ("", "committee(2 of ResNet18BN;ResNet50BN)"):
+        assert stand(claim(distill_network=unknown), [made]).verdict == "reproduced"
+    large = record(dataset="imagenette", settings={}).model_copy(
+        update={"settings": {"network": "ResNet18BN"}}
+    )
+    spelt = claim(dataset="imagenette", distill_network="torchvision:resnet18")
+    assert "network" not in stand(spelt, [large]).reason  # one network, two spellings
+
+
+def test_a_claim_with_a_caveat_is_not_comparable_whatever_was_measured():
+    doubtful = claim(caveat="its test images are others")
+    assert against(doubtful, record()) == "its test images are others"
+    assert against(doubtful, record(recipe="cpu")).startswith("its test images are others; other recipe")
+    found = stand(doubtful, [])
+    assert (found.verdict, found.reason) == ("not run", "would not be comparable: its test images are others")
 
 
 def test_the_authors_recipe_for_another_cell_is_not_theirs_for_this_one():
@@ -400,6 +481,44 @@ def test_what_was_measured_otherwise_only_is_said():
     others = [record(protocol=p, network=n) for p in ("quick", "dc") for n in ("MLP", "ConvNet")]
     assert reason(claim(), others[0]) == "measured under quick with MLP only"
     assert reason(claim(), *others) == ("measured under dc with ConvNet, dc with MLP and 2 more only")
+
+
+def test_a_number_without_a_recipe_has_a_state_of_its_own():
+    found = stand(claim(method="dc", ipc=500), [])
+    assert (found.verdict, found.mean) == ("no recipe", None)
+    assert found.reason == "the authors of dc give no recipe for cifar10 at ipc 500"
+    assert stand(claim(recipe="nobodys"), []).reason == "dm has no recipe 'nobodys' for cifar10 at ipc 10"
+    failed = record(status="failed", reason="no", scores=[], method="dc", ipc=500)
+    assert stand(claim(method="dc", ipc=500), [failed]).reason.endswith("ipc 500; failed: no")
+    near = record(method="dc", ipc=500, notes={"recipe": "recipe x, the nearest to cifar10 ipc 500"})
+    assert "the nearest to" in against(claim(method="dc", ipc=500), near)  # measured: shown with its values
+    assert stand(claim(method="dc", ipc=500, external=("network",)), []).verdict == "not run"
+
+
+# ------------------------------------------------------------------------------------------------ own papers
+
+
+def test_own_protocols_are_those_of_the_methods_own_file():
+    def of(protocol, **what):
+        return claim(id=f"{protocol}{sorted(what.items())}", protocol=protocol, **what)
+
+    sre2l = dict(method="sre2l", paper="sre2l")
+    claims = [
+        of("sre2l-kd", ipc=1, **sre2l), of("sre2l-kd", ipc=10, **sre2l), of("rded", ipc=10, **sre2l),
+        of("cda-kd", quoted=True, **sre2l), of("rethink-soft", method="sre2l", paper="pca"),
+        of("ncfm", method="ncfm", paper="ncfm"), of("ncfm", ipc=1, method="ncfm", paper="ncfm"),
+        of("ncfm-40", method="ncfm", paper="ncfm"),
+        of("mtt", method="mtt", paper="mtt", quoted=True),
+        of("dc-dsa-flip", method="fyi+dm", paper="fyi"),
+        of("dc-dsa", method="random", paper="dc", quoted=True),
+        of("theirs", external=("protocol",)),
+    ]  # fmt: skip
+    assert own_protocols(claims) == {
+        "sre2l": {"sre2l-kd"},
+        "ncfm": {"ncfm", "ncfm-40"},
+        "mtt": {"mtt"},
+        "fyi+dm": {"dc-dsa-flip"},
+    }
 
 
 # ------------------------------------------------------------------------------------------------ many

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddbench import api, cli, runner, sets, store, verify
+from ddbench import api, cli, runner, sets, store, sweep, verify
 from ddbench.records import Cell, DistilCell, Record
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,6 +53,23 @@ class TestVerdicts:
         assert done.set_equal and done.scores_equal and done.gap == 0 and done.causes == ()
         assert done.record.set_key == record.set_key and done.record.key == record.key
         assert done.lines()["scores"].endswith("; equal to the last bit")
+
+    def test_so_does_one_whose_settings_a_sweep_chose(self, tmp_path):
+        distil = DistilCell(method="dm", dataset="digits", ipc=1, seed=0)
+        settings = ({"iterations": "1"}, {"iterations": "2"})
+        cell = Cell(
+            distil=distil.model_copy(update={"settings": settings[1]}),
+            protocol="quick",
+            network="MLP",
+            repeats=2,
+        )
+        made = runner.evaluate(cell, runner.Context(run=tmp_path, device="cpu")).record
+        choice = sweep.Choice(settings, (0.5, 0.6), ("", ""), 0.1, 90, 10, "quick", "MLP", 1, 1.0)
+        swept = sweep.marked(made, choice)
+        assert {s.chosen_on for s in swept.scores} == {"holdout"}
+        done = again(swept)
+        assert (done.verdict, done.scores_equal) == ("identical", True)
+        assert again(shifted(swept, 0.1)).verdict == "agrees", "the values still count"
 
     def test_so_does_its_evaluation_alone_from_the_run_folder_or_a_file(self, record, folder):
         path = folder.set_path(record.set_key)
@@ -276,6 +293,53 @@ class TestCommand:
         assert status == 2 and document["verdict"] == "not repeatable" and document["record"] is None
         status, _, err = self.said(capsys, "verify", "nope", "--runs", tmp_path)
         assert status == 2 and err.startswith("error: no record 'nope'")
+
+    @pytest.mark.parametrize("text", ["", "dear all, here is our record", "[]", "{}"])
+    def test_what_is_no_record_is_not_to_be_removed_but_is_told_what_one_is(self, text, tmp_path, capsys):
+        path = tmp_path / "theirs.json"
+        path.write_text(text)
+        status, _, err = self.said(capsys, "verify", path)
+        assert status == 2 and err.startswith(f"error: record {path} can't be read (")
+        assert (
+            "; expected a record: the JSON file that ddbench run writes as RUNS/records/KEY.json; if it"
+            in err
+        )
+        assert "remove" not in err
+
+    def test_a_folder_is_told_as_such_unless_its_name_begins_a_key(
+        self, folder, record, tmp_path, capsys, monkeypatch
+    ):
+        status, _, err = self.said(capsys, "verify", folder.path)
+        example = folder.path / "records" / "KEY.json"
+        assert status == 2 and err == (
+            f"error: {folder.path} is a folder; expected the file of a record, such as {example}, or the beginning of a key "
+            f"with --runs {folder.path}\n"
+        )
+        monkeypatch.chdir(tmp_path)
+        Path(record.key).mkdir()
+        assert verify.find(record.key, [folder.path])[0] == record
+
+    def test_paths_that_are_not_there_are_told_with_what_was_expected(self, tmp_path, capsys):
+        gone, file = tmp_path / "gone", tmp_path / "file"
+        file.write_text("")
+        a_set, a_run = "a distilled set (.safetensors)", "a run folder (see: ddbench run --runs DIR)"
+        for arguments, said in (
+            (("verify", "x", "--set-file", gone), f"{gone} is not there; expected {a_set}"),
+            (("verify", "x", "--runs", gone), f"{gone} is not there; expected {a_run}"),
+            (("compare", "dm", "random", "--runs", file), f"{file} is a file; expected {a_run}"),
+            (("leaks", gone), f"{gone} is not there; expected {a_set}"),
+            (("leaks", tmp_path), f"{tmp_path} is a folder; expected {a_set}"),
+            (("board", "--runs", gone), f"{gone} is not there; expected {a_run}"),
+            (("report", "--runs", gone), f"{gone} is not there; expected {a_run}"),
+            (("export", gone, "--to", "mtt", "--out", "x"), f"{gone} is not there; expected {a_set}"),
+            (("import", gone), f"{gone} is not there; expected what authors published: a file, a folder,"),
+            (("claims", "--import", gone, "--out", "x"), f"{gone} is not there; expected a CSV file of"),
+        ):
+            status, _, err = self.said(capsys, *arguments)
+            assert status == 2 and err.startswith(f"error: {said}"), arguments
+        gone = tmp_path / "gone.safetensors"
+        status, _, err = self.said(capsys, "compare", gone, gone)
+        assert status == 2 and err == f"error: {gone} is not there; expected {a_set}\n"
 
     def test_a_record_of_a_newer_ddbench_is_told_as_such(self, record, tmp_path, capsys):
         newer = tmp_path / "newer.json"

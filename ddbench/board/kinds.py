@@ -20,7 +20,7 @@ from ddbench.compare import mean_interval
 from ddbench.nets.names import canonical
 from ddbench.protocols.rows import ROWS
 from ddbench.records import Record
-from ddbench.verdicts import base, standings
+from ddbench.verdicts import base, own_protocols, standings
 
 BUDGETS = (10_000, 100_000, 1_000_000, 10_000_000)
 """Shipped bytes: 10 KB to 10 MB, in powers of 1000."""
@@ -50,6 +50,11 @@ def _groups(rows: Iterable[Row], key: Callable[[Row], Any]) -> dict[Any, list[Ro
 
 def _competing(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row.competes]
+
+
+def _and(names: Sequence[str]) -> str:
+    """``10 KB, 100 KB and 1 MB``."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _place(place: Place, several: Sequence[Place]) -> str:
@@ -199,7 +204,10 @@ def of_own_papers(dataset: str, claims: Iterable[Claim]) -> list[Claim]:
 
 
 def as_published(dataset: str, records: Sequence[Record], claims: Iterable[Claim]) -> Page | Empty:
-    """Each method under its own paper's protocol beside what that paper printed."""
+    """Each method under its own paper's protocol beside what was printed; numbers under other protocols in a part of their
+    own."""
+    claims = list(claims)
+    own = own_protocols(claims)
     mine = of_own_papers(dataset, claims)
     if not mine:
         return Empty("no published number of this data set is one that ddbench could measure")
@@ -208,15 +216,18 @@ def as_published(dataset: str, records: Sequence[Record], claims: Iterable[Claim
     measured = [s for s in standing if s.mean is not None]
     if not measured:
         return Empty(f"none of {len(mine)} published numbers has a record under its paper's protocol")
-    lines, shown = [], []
+    lines: list[dict[str, Any]] = []
+    shown: dict[bool, list[dict[str, str]]] = {True: [], False: []}
     for s in standing:
         c = s.claim
+        is_own = c.protocol in own.get(c.method, ())
         lines.append(
             {
                 "method": c.method,
                 "ipc": c.ipc,
                 "protocol": c.protocol,
                 "network": c.network,
+                "own_protocol": is_own,
                 "claim": c.id,
                 "paper": c.paper,
                 "source": c.source,
@@ -238,7 +249,7 @@ def as_published(dataset: str, records: Sequence[Record], claims: Iterable[Claim
         )
         if s.mean is not None:
             errors = "" if s.gap_errors is None else f" ({s.gap_errors:+.1f} se)"
-            shown.append(
+            shown[is_own].append(
                 {
                     "method": c.method,
                     "ipc": str(c.ipc),
@@ -254,11 +265,18 @@ def as_published(dataset: str, records: Sequence[Record], claims: Iterable[Claim
             )
     said = ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items()))
     body = (
-        "Each method under the protocol of its own paper, beside what that paper printed; nothing is ranked, since protocols\n"
-        "differ. A number that one paper quotes from another stands only where no paper prints one of its own. `gap` is\n"
-        "measured less published, in points, and in combined standard errors (se) where there are any.\n"
-        f"Of {len(standing)} published numbers: {said}. The CSV beside this page has them all.\n\n{text.pipe(shown)}\n"
+        "Each method under the protocol of its own paper, beside what was printed; nothing is ranked, since protocols differ.\n"
+        "A number that one paper quotes from another stands only where no paper prints one of its own. `gap` is measured\n"
+        "less published, in points, and in combined standard errors (se) where there are any.\n"
+        f"Of {len(standing)} published numbers: {said}. The CSV beside this page has them all.\n\n"
     )
+    body += f"{text.pipe(shown[True])}\n" if shown[True] else "No number of this kind has a record yet.\n"
+    if shown[False]:
+        body += (
+            "\n## Under other protocols\n\n"
+            "Numbers under a protocol that is not the one of the method's own paper, or of a method that has no paper of its\n"
+            f"own among the claims, such as `random`: what other papers printed.\n\n{text.pipe(shown[False])}\n"
+        )
     return Page(
         "as-published", pd.DataFrame(lines), body, f"{len(measured)} of {len(standing)} claims measured"
     )
@@ -286,7 +304,8 @@ def equal_bytes(rows: Sequence[Row]) -> Page | Empty:
         out.append(f"\n## {_place(place, list(groups))}\n\n{_own(mine)}")
         shown: list[dict[str, str]] = []
         before: list[Row] = []
-        same: dict[str, str] = {}
+        last = ""
+        same: dict[str, list[str]] = {}
         for budget in BUDGETS:
             fitting = [r for r in mine if r.line["bytes_total"] <= budget]
             of = Counter(r.name.method for r in fitting)
@@ -324,13 +343,15 @@ def equal_bytes(rows: Sequence[Row]) -> Page | Empty:
                         }
                     )
             if not picks:
-                same[name] = "no set fits"
+                same.setdefault("no set fits", []).append(name)
             elif picks == before:
-                same[name] = "nothing better fits than in the smaller budget"
+                same.setdefault(f"nothing better fits than within {last}", []).append(name)
+            else:
+                last = name
             before = picks
         out.append(text.pipe(shown) + "\n")
         if same:
-            out.append("\n" + "; ".join(f"within {name}: {why}" for name, why in same.items()) + ".\n")
+            out.append("\nWithin " + "; within ".join(f"{_and(n)}: {why}" for why, n in same.items()) + ".\n")
     full = [r.line for r in rows if not r.competes and math.isfinite(r.line["bytes_total"])]
     if full and (smallest := min(line["bytes_total"] for line in full)) <= BUDGETS[-1]:
         out.append(
@@ -354,8 +375,13 @@ def front(rows: Sequence[tuple[float, float]]) -> list[bool]:
 
 
 def cost_s(line: dict[str, Any]) -> float:
-    """Seconds of distillation, those of its teachers included."""
+    """Seconds of distillation, those of its teachers included; NaN where they are not known."""
     return float(line["distil_s"]) + float(line["teacher_s"])
+
+
+def _measures_tensors(row: Row) -> bool:
+    """Whether the peak is that of tensors, as on a GPU, not that of the process."""
+    return not str(row.line["machine"]).startswith("cpu")
 
 
 def cost(rows: Sequence[Row]) -> Page | Empty:
@@ -366,20 +392,25 @@ def cost(rows: Sequence[Row]) -> Page | Empty:
     out = [
         "What the accuracy costs to make: seconds of the distillation, seconds of the networks trained on real data for it\n"
         "(teachers, experts; counted whether they were cached or not), their sum, and the peak memory of the distillation:\n"
-        "that of tensors on a GPU, of the whole process on CPU, where small differences say nothing.\n"
+        "that of tensors on a GPU; on CPU that of the whole process, with interpreter, libraries and data, which says little\n"
+        "of the method: rows of a CPU have no `memory` front.\n"
         "Seconds are means over distillations, the peak is the largest. `front` marks rows that no other row of the same\n"
-        "machine beats: at least as accurate (by the mean) for no more `seconds` (the sum) or `memory`.\n"
+        "machine beats: at least as accurate (by the mean) for no more `seconds` (the sum) or `memory`. A cost that nobody\n"
+        f"measured here (`{text.UNKNOWN}`: a set that was made elsewhere) is on no front.\n"
         f"{text.RANKS}"
     ]
     lines: list[dict[str, Any]] = []
     places = [r.peers.place for r in mine]
     for peers, group in _groups(mine, lambda r: r.peers).items():
         marked: dict[Name, list[str]] = {r.name: [] for r in group}
-        for _, own in _groups(group, lambda r: r.line["machine"]).items():
+        known = [r for r in group if math.isfinite(cost_s(r.line))]
+        for _, own in _groups(known, lambda r: r.line["machine"]).items():
             for what, costs in (
                 ("seconds", [cost_s(r.line) for r in own]),
                 ("memory", [r.line["distil_peak_mib"] for r in own]),
             ):
+                if what == "memory" and not _measures_tensors(own[0]):
+                    continue
                 at = [(round(r.mean, 9), c) for r, c in zip(own, costs, strict=True)]
                 for row, unbeaten in zip(own, front(at), strict=True):
                     marked[row.name] += [what] * unbeaten
@@ -393,7 +424,10 @@ def cost(rows: Sequence[Row]) -> Page | Empty:
                     "distil_peak_mib": line["distil_peak_mib"],
                     "machine": line["machine"],
                 }
-                | {"front_seconds": "seconds" in on, "front_memory": "memory" in on}
+                | {
+                    "front_seconds": "seconds" in on,
+                    "front_memory": "memory" in on if _measures_tensors(row) else None,
+                }
                 | _picked(line, _WHERE)
             )
             shown.append(
@@ -403,10 +437,12 @@ def cost(rows: Sequence[Row]) -> Page | Empty:
                     "recipe": text.recipe(line),
                     "top-1 %": text.plus_minus(line["top1_pct_mean"], line["top1_pct_std"]),
                     "95 % interval": text.interval(line),
-                    "distil s": text.seconds(line["distil_s"]),
-                    "teacher s": text.seconds(line["teacher_s"]),
-                    "sum s": text.seconds(cost_s(line)),
-                    "peak MiB": text.pct(line["distil_peak_mib"], 0),
+                    "distil s": text.seconds(line["distil_s"]) or text.UNKNOWN,
+                    "teacher s": text.seconds(line["teacher_s"])
+                    if math.isfinite(cost_s(line))
+                    else text.UNKNOWN,
+                    "sum s": text.seconds(cost_s(line)) or text.UNKNOWN,
+                    "peak MiB": text.pct(line["distil_peak_mib"], 0) or text.UNKNOWN,
                     "front": " and ".join(on),
                     "machine": line["machine"],
                 }

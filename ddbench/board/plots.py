@@ -123,6 +123,14 @@ def _a_decade(ax: Any) -> tuple[float, float]:
     return low, high
 
 
+def _round_ticks(ax: Any, low: float, high: float, said: Callable[[float], str]) -> None:
+    """Ticks at powers of ten of a logarithmic axis, at twice and five times them too where it is short."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: said(v)))
+
+
 def _apart(values: Iterable[float], ratio: float) -> list[float]:
     """The values without those that are within ``ratio`` of the one before."""
     ticks: list[float] = []
@@ -146,7 +154,7 @@ def accuracy_over(dataset: str, table: pd.DataFrame, x: str, path: Path) -> None
             full[line["network"]] = max(full.get(line["network"], 0.0), line["top1_pct_mean"])
 
     def draw(ax: Any, part: list[Line], styles: dict[tuple[str, str, str], dict[str, Any]]) -> None:
-        from matplotlib.ticker import FuncFormatter, NullFormatter
+        from matplotlib.ticker import NullFormatter
 
         at_all = [line[x] for line in part]
         ticks = _apart(at_all, max(_TICKS_APART, (max(at_all) / min(at_all)) ** _TICK_WIDTH))
@@ -167,13 +175,17 @@ def accuracy_over(dataset: str, table: pd.DataFrame, x: str, path: Path) -> None
         if part[0]["network"] in full:
             ax.axhline(full[part[0]["network"]], color="0.4", ls="--", lw=1, label=FULL)
         ax.set_xscale("log")
-        _a_decade(ax)
-        if x == "ipc" or len(ticks) <= 6:
-            ax.set_xticks(ticks, [str(t) if x == "ipc" else human_bytes(t) for t in ticks])
+        low, high = _a_decade(ax)
+        if x == "ipc":
+            ax.set_xticks(ticks, [str(t) for t in ticks])
         else:
-            ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: human_bytes(v)))
+            _round_ticks(ax, low, high, lambda v: human_bytes(v).replace(".0", ""))
         ax.xaxis.set_minor_formatter(NullFormatter())
-        ax.set_xlabel("images per class (IPC)" if x == "ipc" else "bytes of the set, labels included")
+        aside = len(set(at_all)) < len(at_all)
+        what = "images per class (IPC)" if x == "ipc" else "bytes of the set, labels included"
+        ax.set_xlabel(
+            what + (f"\nmarks of equal {'ipc' if x == 'ipc' else 'bytes'} are set apart" if aside else "")
+        )
 
     panels = _grouped(competing, "protocol", "network")
     _panels([(_title(dataset, part), part) for part in panels], draw, path)
@@ -191,7 +203,7 @@ def accuracy_over_cost(dataset: str, table: pd.DataFrame, path: Path) -> None:
     """
 
     def draw(ax: Any, part: list[Line], styles: dict[tuple[str, str, str], dict[str, Any]]) -> None:
-        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+        from matplotlib.ticker import NullFormatter
 
         machines = [line["machine"] for line in part]
         usual = max(sorted(set(machines)), key=machines.count)
@@ -215,15 +227,15 @@ def accuracy_over_cost(dataset: str, table: pd.DataFrame, path: Path) -> None:
                     lw=1, ls="--", zorder=0, label=FRONT)  # fmt: skip
         ax.set_xscale("log")
         low, high = _a_decade(ax)
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,)))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+        _round_ticks(ax, low, high, lambda v: f"{v:g}")
         ax.xaxis.set_minor_formatter(NullFormatter())
         clipped = any(line["cost_s"] < SHORTEST_S for line in part)
         note = f" ({SHORTEST_S:g}: or less)" if clipped else ""
         ax.set_xlabel(f"seconds to make the set, teachers included{note}")
         ax.text(0.99, 0.01, usual, transform=ax.transAxes, ha="right", va="bottom", fontsize=7, color="0.4")
 
-    panels = [p for p in _grouped(lines_of(table), "protocol", "network", "ipc") if len(p) > 1]
+    known = [line for line in lines_of(table) if not missing(line["cost_s"])]
+    panels = [p for p in _grouped(known, "protocol", "network", "ipc") if len(p) > 1]
     if panels:
         named = [(_title(dataset, part, f", ipc {part[0]['ipc']}"), part) for part in panels]
         _panels(named, draw, path)

@@ -180,6 +180,7 @@ def _summary(peers: Peers, name: Name, group: list[Measured]) -> dict[str, Any]:
     sizes = [r.bytes for r in records if r.bytes is not None]
     size = sizes[0] if sizes else None
     spent = [r.spent for r in records]
+    unknown = not all(s.distil_known for s in spent)
     return {
         "method": name.method,
         "family": records[0].family,
@@ -204,9 +205,9 @@ def _summary(peers: Peers, name: Name, group: list[Measured]) -> dict[str, Any]:
         "bytes_images": size.images if size else math.nan,
         "bytes_labels": size.labels if size else math.nan,
         "bytes_beside": sum(size.beside.values()) if size else math.nan,
-        "distil_s": mean_of([s.distil_s for s in spent]),
+        "distil_s": math.nan if unknown else mean_of([s.distil_s for s in spent]),
         "teacher_s": mean_of([s.teacher_s for s in spent]),
-        "distil_peak_mib": max(s.distil_peak_mib for s in spent),
+        "distil_peak_mib": math.nan if unknown else max(s.distil_peak_mib for s in spent),
         "evaluate_s": mean_of([s.evaluate_s for s in spent]),
         "machine": "; ".join(sorted({machine(r) for r in records})),
         "device": _joined(r.provenance.device for r in records),

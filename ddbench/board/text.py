@@ -16,6 +16,10 @@ Line = Mapping[str, Any]
 """A row of a table by column; what is missing or NaN is empty."""
 
 
+UNKNOWN = "–"
+"""Of a set whose distillation nobody measured here."""
+
+
 def human_bytes(n: float) -> str:
     """12_300 -> '12.3 kB' (powers of 1000)."""
     if not math.isfinite(n):
@@ -53,10 +57,12 @@ def pct(value: Any, digits: int = 1) -> str:
 
 
 def seconds(value: Any) -> str:
-    """Tenths; below a tenth two significant figures, so that what costs little does not read as nothing."""
+    """Tenths; hundredths below a tenth, and ``<0.01``, so that what costs little does not read as nothing."""
     if missing(value):
         return ""
-    return f"{value:.2g}" if 0 < value < 0.1 else f"{value:.1f}"
+    if 0 < value < 0.01:
+        return "<0.01"
+    return f"{value:.2f}" if 0 < value < 0.1 else f"{value:.1f}"
 
 
 def plus_minus(mean: Any, std: Any) -> str:
@@ -115,8 +121,8 @@ def cells(line: Line, metric: str = "top-1") -> dict[str, str]:
         "vs random": vs_random(line),
         "% of full": pct(line.get("share_of_full_pct")),
         "bytes": size(line),
-        "distil s": pct(line["distil_s"]),
-        "peak MiB": pct(line["distil_peak_mib"], 0),
+        "distil s": seconds(line["distil_s"]) or UNKNOWN,
+        "peak MiB": pct(line["distil_peak_mib"], 0) or UNKNOWN,
         "device": line["device"],
         "precision": line["precision"],
     }
@@ -172,7 +178,7 @@ def head() -> str:
         "those of the set, labels included; what must stand beside it while students train (teachers) is not summed in. Peak\n"
         "memory is that of tensors on a GPU, of the whole process on CPU. Made from records by `ddbench board`; the CSV\n"
         f"beside this page has every column.\n{RANKS}"
-        "Protocols: see PROTOCOLS.md.\n"
+        "What each protocol does is on the page leaderboards/PROTOCOLS.md of ddbench.\n"
     )
 
 
@@ -188,7 +194,11 @@ def sections(table: pd.DataFrame, metric: str = "top-1") -> str:
             out.append(f"`{protocol}` is {OWN}\n\n")
         calibrated = any(not missing(line["ece_pct_mean"]) for line in part)
         more = [{"ECE %": pct(line["ece_pct_mean"])} if calibrated else {} for line in part]
-        out.append(pipe([cells(line, metric) | extra for line, extra in zip(part, more, strict=True)]))
+        shown = [cells(line, metric) | extra for line, extra in zip(part, more, strict=True)]
+        if not any(line["% of full"] for line in shown):
+            for line in shown:
+                del line["% of full"]
+        out.append(pipe(shown))
         if labelled := _teachers(part):
             out.append("\n\nWho labelled:\n\n" + "\n".join(f"- {line}." for line in labelled))
         best = [line for line in part if not missing(line["best_epoch_pct_mean"])]
@@ -202,7 +212,7 @@ def sections(table: pd.DataFrame, metric: str = "top-1") -> str:
             )
             out.append("; ".join(_best_snapshot(line) for line in best) + ".")
         full = sorted({line["full_protocol"] for line in part if isinstance(line["full_protocol"], str)})
-        out.append(f"\n\nData {first['data_fingerprint']}.")
+        out.append(f"\n\nFingerprint of the data: {first['data_fingerprint']}.")
         if full:
             out.append(
                 f" `% of full` divides by `full` trained under `{', '.join(full)}` (step-capped) with the same network."

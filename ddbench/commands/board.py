@@ -8,7 +8,17 @@ from pathlib import Path
 import cloup
 from cloup import option
 
-from ddbench.commands.common import example, json_option, quiet_option, say, table_text, warn, write_boards
+from ddbench.commands.common import (
+    RUN_FOLDER,
+    example,
+    files_text,
+    json_option,
+    quiet_option,
+    say,
+    table_text,
+    warn,
+    write_boards,
+)
 
 KINDS = ("tables", "uniform", "as-published", "equal-bytes", "cost", "cross-architecture")
 """As in board/, which needs pandas; tests/test_board.py compares them."""
@@ -25,7 +35,7 @@ KINDS = ("tables", "uniform", "as-published", "equal-bytes", "cost", "cross-arch
 @option(
     "--runs",
     multiple=True,
-    type=cloup.Path(exists=True, file_okay=False, path_type=Path),
+    type=RUN_FOLDER,
     metavar="DIR",
     help="run folder; repeatable (default: runs)",
 )
@@ -94,7 +104,7 @@ def board(
         if "all" not in kinds:
             texts += [board_.page_text(b, kind) for kind in b.pages]
     shown = "" if quiet else "\n".join(texts) + "\n"
-    say(as_json, document, shown + "\n".join(str(p) for p in made))
+    say(as_json, document, shown + (files_text(made) if made else f"{out}: nothing to write"))
 
 
 @cloup.command(

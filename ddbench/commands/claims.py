@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 import cloup
 from cloup import option, option_group
 
-from ddbench.commands.common import counted, example, json_option, say, table_text
+from ddbench.commands.common import There, counted, example, json_option, say, table_text, warn
 
 if TYPE_CHECKING:
     from ddbench.claims import Claim
 
 _SOURCE = 56
 """Letters of a source that a table has room for; --json has all of it."""
+_NAMES = 12
+"""Names in a message, at most."""
 
 
 @cloup.command(
@@ -49,7 +51,7 @@ _SOURCE = 56
     option(
         "--import",
         "raw",
-        type=cloup.Path(exists=True, dir_okay=False, path_type=Path),
+        type=There("a CSV file of published numbers (docs/claims.md)"),
         metavar="FILE.csv",
         help="spell the rows of this file as ddbench does; its name is the paper's",
     ),
@@ -77,7 +79,7 @@ def claims(
     """Show published numbers: value, what it is of, and who printed it.
 
     A number with something in the column external (a method, a data set, a network, a protocol that ddbench does not have) is
-    shown and never measured against.
+    shown and never measured against.  One with a caveat (its text stands below the table) is no test of a measurement.
     """
     from ddbench import claims as claims_
 
@@ -108,6 +110,8 @@ def claims(
         return
     everything = claims_.published()
     found = claims_.find(everything, **asked, ours=True if ours else None)  # type: ignore[arg-type]
+    if not found:
+        warn(_instead(everything, asked, ours))
     if conflicts:
         found = [claim for group in claims_.conflicts(found) for claim in group]
     if as_json:
@@ -116,6 +120,27 @@ def claims(
         say(False, None, f"{table_text(by_paper(everything))}\n\n{_counts(everything)}")
     else:
         say(False, None, f"{_table(found)}\n{_counts(found)}")
+
+
+def _instead(everything: Sequence[Claim], asked: dict[str, Any], ours: bool) -> list[str]:
+    """Where no claim fits: of each thing that was asked for, what the claims that fit the rest have."""
+    from ddbench import claims as claims_
+
+    rest = " of ddbench's own" if ours else ""
+    given, lines = {k: v for k, v in asked.items() if v is not None}, []
+    for kind, value in given.items():
+        others = {k: v for k, v in given.items() if k != kind}
+        near = claims_.find(everything, **others, ours=True if ours else None)
+        have = sorted({getattr(c, kind) for c in near} - {None, ""})
+        if have and others:
+            named = ", ".join(f"{k} {v}" for k, v in others.items())
+            lines.append(f"no claim{rest} with {kind} {value}; those of {named} have {kind} {_some(have)}")
+    return lines or [f"no claim{rest} of {', '.join(f'{k} {v}' for k, v in given.items()) or 'any kind'}"]
+
+
+def _some(names: Sequence[Any]) -> str:
+    shown = ", ".join(map(str, names[:_NAMES]))
+    return shown + (f" and {len(names) - _NAMES} more" if len(names) > _NAMES else "")
 
 
 def by_paper(found: Sequence[Claim]) -> list[dict[str, Any]]:
@@ -133,6 +158,7 @@ def by_paper(found: Sequence[Claim]) -> list[dict[str, Any]]:
                 "ours": sum(c.ours for c in mine),
                 "external": sum(not c.ours for c in mine),
                 "quoted": sum(c.quoted for c in mine),
+                "caveat": sum(bool(c.caveat) for c in mine),
                 "in conflict": sum(c.id in torn for c in mine),
             }
         )
@@ -151,16 +177,19 @@ def _table(found: Sequence[Claim]) -> str:
         found,
         key=lambda c: (c.method, c.dataset, c.ipc is None, c.ipc or 0, c.keep or 0, c.network, c.protocol),
     )
-    head, *lines = table_text([_row(c) for c in order]).split("\n")
+    caveats = list(dict.fromkeys(c.caveat for c in order if c.caveat))
+    head, *lines = table_text([_row(c, caveats) for c in order]).split("\n")
     texts, at = [f"  {head}"], 0
     for (method, dataset), group in groupby(order, key=lambda c: (c.method, c.dataset)):
         n = len(list(group))
         texts += [f"{method} on {dataset}", *(f"  {line}" for line in lines[at : at + n]), ""]
         at += n
+    if caveats:
+        texts += [f"[{n}] {caveat}" for n, caveat in enumerate(caveats, 1)] + [""]
     return "\n".join(line.rstrip() for line in texts)
 
 
-def _row(claim: Claim) -> dict[str, str]:
+def _row(claim: Claim, caveats: Sequence[str]) -> dict[str, str]:
     kept = "" if claim.keep is None else f"{100 * claim.keep:g} %{' an epoch' if claim.per_epoch else ''}"
     amount = kept if claim.ipc is None else "all" if claim.ipc == 0 else str(claim.ipc)
     what = "" if claim.metric == "top1" else f" {claim.metric}"
@@ -172,7 +201,9 @@ def _row(claim: Claim) -> dict[str, str]:
         "protocol": claim.protocol,
         "chosen": "" if claim.chosen == "unstated" else claim.chosen,
         "quoted": "quoted" if claim.quoted else "",
+        "recipe": claim.recipe,
         "external": " ".join(claim.external) or claim.task,
+        "caveat": f"[{caveats.index(claim.caveat) + 1}]" if claim.caveat else "",
         "id": claim.id,
         "source": source,
     }
@@ -187,7 +218,8 @@ def _counts(found: Sequence[Claim]) -> str:
         f"{counted(len(found), 'claim')} of {papers}: {sum(c.ours for c in found)} that ddbench could measure"
     )
     text += (
-        f", {sum(c.quoted for c in found)} quoted, {counted(len(torn), 'cell')} with sources that disagree"
+        f", {sum(bool(c.caveat) for c in found)} with a caveat, {sum(c.quoted for c in found)} quoted, "
+        f"{counted(len(torn), 'cell')} with sources that disagree"
     )
     why = ", ".join(f"{name} {n}" for name, n in claims_.reasons(found).items())
     return text + (f"\nnot ddbench's: {why}" if why else "")

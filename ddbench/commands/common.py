@@ -13,6 +13,8 @@ from typing import Any
 import cloup
 from cloup import option, option_group
 
+from ddbench.texts import table_text as table_text
+
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
 
 
@@ -44,6 +46,27 @@ def set_data_root(root: str | None) -> None:
     """The data root travels as the environment variable, so that worker processes see it too."""
     if root is not None:
         os.environ["DDBENCH_DATA"] = str(Path(root).expanduser().resolve())
+
+
+class There(cloup.Path):
+    """A path that must be there, given as a ``pathlib.Path``; else an error as everywhere, which says what was expected."""
+
+    def __init__(self, expected: str, *, folder: bool | None = False) -> None:
+        """``expected``: such as ``a distilled set (.safetensors)``; ``folder``: None for a file or a folder."""
+        super().__init__(path_type=Path, dir_okay=folder is not False, file_okay=folder is not True)
+        self.expected, self.folder = expected, folder
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Path:
+        path = Path(value)
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is not there; expected {self.expected}")
+        if self.folder is not None and path.is_dir() != self.folder:
+            raise ValueError(f"{path} is a {'file' if self.folder else 'folder'}; expected {self.expected}")
+        return path
+
+
+A_SET = There("a distilled set (.safetensors)")
+RUN_FOLDER = There("a run folder (see: ddbench run --runs DIR)", folder=True)
 
 
 plugin_option = option(
@@ -170,16 +193,6 @@ def size_mib(flag: str, text: str | None) -> float | None:
         raise ValueError(f"{flag}: {error}") from None
 
 
-def table_text(rows: Sequence[dict[str, Any]]) -> str:
-    from tabulate import tabulate
-
-    if not rows:
-        return "(none)"
-    # the heads as a row of their own: tabulate sets real ones wider apart
-    table = [list(rows[0]), *(list(row.values()) for row in rows)]
-    return str(tabulate(table, tablefmt="plain", disable_numparse=True))
-
-
 def entries_text(n: int) -> str:
     return f"{n} {'entry' if n == 1 else 'entries'}"
 
@@ -288,6 +301,16 @@ def write_boards(
         if collecting:
             gc.enable()
     return boards, board.write(boards, out, plots, kinds), unreadable
+
+
+def files_text(made: Sequence[Path]) -> str:
+    """``leaderboards: 5 pages, 5 tables and 3 plots; begin with leaderboards/README.md``."""
+    kinds = {".md": "page", ".csv": "table", ".png": "plot"}
+    counts = {what: sum(p.suffix == suffix for p in made) for suffix, what in kinds.items()}
+    said = [counted(n, what) for what, n in counts.items() if n]
+    text = f"{made[0].parent}: {' and '.join(filter(None, (', '.join(said[:-1]), said[-1])))}"
+    first = next((p for p in made if p.name == "README.md"), None)
+    return text + (f"; begin with {first}" if first else "")
 
 
 def run_cells(cells: Sequence[Any], context: Any, *, jobs: int = 1) -> Any:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import cloup
 from cloup import option, option_group
 
-from ddbench.commands.common import example, facts_text, json_option, root_option, say, set_data_root
+from ddbench.commands.common import (
+    A_SET,
+    There,
+    example,
+    facts_text,
+    json_option,
+    root_option,
+    say,
+    set_data_root,
+    warn,
+)
 
 _FORMS = ("safetensors", "folder", "mtt")
 
@@ -36,7 +47,9 @@ limit_option = option("--limit", default="4G", metavar="SIZE", help="refuse what
     ),
 )
 @cloup.argument(
-    "path", type=cloup.Path(exists=True, path_type=Path), help="file, folder, zip or tar.gz (docs/import.md)"
+    "path",
+    type=There("what authors published: a file, a folder, a zip or a tar.gz (docs/import.md)", folder=None),
+    help="file, folder, zip or tar.gz (docs/import.md)",
 )
 @option_group(
     "what it is",
@@ -71,7 +84,7 @@ limit_option = option("--limit", default="4G", metavar="SIZE", help="refuse what
     ),
     option(
         "--classes",
-        type=cloup.Path(path_type=Path),
+        type=There("a text file with the classes in the authors' order, one a line"),
         metavar="FILE",
         help="class names of the data set (or its label numbers), one a line, in the authors' order",
     ),
@@ -99,7 +112,7 @@ limit_option = option("--limit", default="4G", metavar="SIZE", help="refuse what
     option(
         "--set",
         "labelled",
-        type=cloup.Path(exists=True, path_type=Path),
+        type=A_SET,
         metavar="FILE",
         help="the set (.safetensors) that they label",
     ),
@@ -192,13 +205,14 @@ def import_(
     )
     sets.write(target, made)
     notes = {k: v for k, v in made.card.notes.items() if k.startswith("source_")}
-    command = f"ddbench evaluate {target} --protocol {_protocol(made)}"
+    command = f"ddbench evaluate {shlex.quote(str(target))} --protocol {_protocol(made)}"
     facts = {
         "format": notes["source_format"],
         "said": notes["source_said"],
         "seen": notes["source_seen"],
         **({"experiment": notes["source_experiment"]} if "source_experiment" in notes else {}),
         **({"doubt": notes["source_doubt"]} if "source_doubt" in notes else {}),
+        **({"statistics": notes["source_statistics"]} if "source_statistics" in notes else {}),
         **({"whitening": notes["source_whitening"]} if "source_whitening" in notes else {}),
         "items": f"{count(made)} of {made.card.dataset}, {made.card.ipc:g} stored a class",
         "space": _space_text(made),
@@ -257,9 +271,7 @@ def _targets_text(made: Any) -> str:
         "ddbench export dm.safetensors --to mtt --out dm-mtt",
     ),
 )
-@cloup.argument(
-    "set_", metavar="SET", type=cloup.Path(exists=True, path_type=Path), help="a distilled set (.safetensors)"
-)
+@cloup.argument("set_", metavar="SET", type=A_SET, help="a distilled set (.safetensors)")
 @option_group(
     "what to write",
     option(
@@ -302,8 +314,10 @@ def export(set_: Path, to: str, out: Path, dataset: str | None, data_root: str |
         "folder": str(done.folder),
         "files": [str(p) for p in done.files],
         "lost": list(done.lost),
+        "warnings": list(done.warnings),
         "next": done.read_with,
     }
+    warn(done.warnings)
     say(as_json, document, "\n".join([facts_text(facts), *lost, f"next: {done.read_with}"]))
 
 

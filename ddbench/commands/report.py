@@ -8,6 +8,7 @@ import cloup
 from cloup import option
 
 from ddbench.commands.common import (
+    RUN_FOLDER,
     counted,
     example,
     json_option,
@@ -30,7 +31,7 @@ from ddbench.commands.common import (
 @option(
     "--runs",
     multiple=True,
-    type=cloup.Path(exists=True, file_okay=False, path_type=Path),
+    type=RUN_FOLDER,
     metavar="DIR",
     help="run folder; repeatable (default: runs)",
 )

@@ -30,6 +30,7 @@ from ddbench.commands.common import (
     warn,
     watch_options,
 )
+from ddbench.texts import shortened
 
 
 @cloup.command(
@@ -37,6 +38,7 @@ from ddbench.commands.common import (
     epilog=example(
         "ddbench reproduce random --dataset cifar10 --ipc 10 --seeds 3",
         "ddbench reproduce dm --dataset cifar10 --ipc 10 --time-budget 9m",
+        "ddbench reproduce --claim dm-02c483",
         "ddbench reproduce --table --runs leaderboards --out leaderboards",
     ),
 )
@@ -106,9 +108,9 @@ from ddbench.commands.common import (
     option(
         "--snapshot-students",
         type=cloup.IntRange(min=1),
-        default=1,
         metavar="M",
-        help="students that score each snapshot, for numbers of the best snapshot",
+        help="students that score each snapshot, for numbers of the best snapshot (default: 1; of those both options "
+        "are as the authors had them)",
     ),
 )
 @how_options
@@ -131,7 +133,7 @@ def reproduce(
     table: bool,
     out: Path,
     snapshot_every: int | None,
-    snapshot_students: int,
+    snapshot_students: int | None,
     tensorboard: bool,
     device: str,
     precision: str,
@@ -163,12 +165,19 @@ def reproduce(
             )
         _table(tuple(Path(r) for r in runs or ("runs",)), out, quiet, as_json)
         return
+    claims = None
+    if claim_id is not None:
+        from ddbench import claims as claims_
+
+        claims = claims_.published()
+        method, dataset, ipc = _of_claim(claims, claim_id, method, dataset, ipc)
     missing = [
         flag for flag, value in (("METHOD", method), ("--dataset", dataset), ("--ipc", ipc)) if value is None
     ]
     if method is None or dataset is None or ipc is None:
         raise ValueError(
-            f"{', '.join(missing)} missing; expected: ddbench reproduce METHOD --dataset NAME --ipc N (or --table)"
+            f"{', '.join(missing)} missing; expected: ddbench reproduce METHOD --dataset NAME --ipc N (or --claim ID, or "
+            f"--table)"
         )
     if len(runs) > 1:
         raise ValueError(
@@ -179,7 +188,7 @@ def reproduce(
     from ddbench import reproduce as reproduce_
 
     registry.parts(method)  # a wrong name is said with its neighbour
-    claims = claims_.published()
+    claims = claims_.published() if claims is None else claims
     claim = reproduce_.choose(claims, method, dataset, ipc, claim_id)
     cells = reproduce_.cells(
         claim,
@@ -195,6 +204,7 @@ def reproduce(
     from ddbench import runner  # what is asked for is checked before torch is loaded
 
     notes = runner.validate(cells)
+    watch = reproduce_.watch_of(claim)
     folder = runs[0] if runs else "runs"
     context = make_context(
         folder,
@@ -205,8 +215,8 @@ def reproduce(
         force=not only_missing,
         quiet=quiet or as_json,
         budget=time_budget_of(time_budget),
-        snapshot_every=snapshot_every or 0,
-        snapshot_students=snapshot_students,
+        snapshot_every=(watch.every if watch else 0) if snapshot_every is None else snapshot_every,
+        snapshot_students=snapshot_students or (watch.students if watch else 1),
         tensorboard=tensorboard,
     )
     if not context.quiet:
@@ -228,13 +238,44 @@ def reproduce(
     made = reproduce_.report(claim, claims, summary.records, stored, left, len(cells))
     lines = [facts_text(reproduce_.facts(made))]
     if rows := reproduce_.other_rows(made.others):
-        lines += ["", "other claims of this cell:", table_text(rows)]
+        lines += ["", "other claims of this cell:", table_text(_narrow(rows))]
     lines += ["", *unscored(summary.outcomes), str(summary)]
     status = summary.exit_status
     outcomes = [outcome_document(o) for o in summary.outcomes]
     say(as_json, reproduce_.document(made) | {"cells": outcomes, "exit_status": status}, "\n".join(lines))
     if status:
         raise Failed(status)
+
+
+def _of_claim(
+    claims: Any, claim_id: str, method: str | None, dataset: str | None, ipc: int | None
+) -> tuple[str, str, int]:
+    """What is run for a claim: its own method, data set and ipc where none were given.
+
+    Raises:
+        LookupError: there is no such claim, or it is not counted in images a class.
+    """
+    from ddbench import registry, verdicts
+
+    found = next((c for c in claims if c.id == claim_id), None)
+    if found is None and method and dataset and ipc is not None:
+        return method, dataset, ipc  # those of this cell are said instead
+    if found is None:
+        near = registry.nearest(claim_id, [c.id for c in claims])
+        raise LookupError(f"no claim {claim_id!r}{'; ' + near if near else ''} (see: ddbench claims)")
+    ipc = found.ipc if ipc is None else ipc
+    if ipc is None:
+        why = verdicts.stand(found, ()).reason or "it is not counted in images a class"
+        raise LookupError(f"claim {claim_id} can't be measured here: {why}")
+    return method or found.method, dataset or found.dataset, ipc
+
+
+_WIDE = 60
+"""Characters of a source or a reason in a table; --json has all of it."""
+
+
+def _narrow(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [{k: shortened(v, _WIDE) if k in ("source", "why") else v for k, v in row.items()} for row in rows]
 
 
 def _say_plan(claim: Any, cells: Any, others: Any, as_json: bool) -> None:
@@ -263,10 +304,15 @@ def _say_plan(claim: Any, cells: Any, others: Any, as_json: bool) -> None:
         "recipe": said,
         "settings": settings_text(changed),
     }
+    if watch := reproduce_.watch_of(claim):
+        document["snapshots"] = {"every": watch.every, "students": watch.students}
+        facts["snapshots"] = (
+            f"every {counted(watch.every, 'iteration')}, {counted(watch.students, 'student')} each: the best one is compared"
+        )
     text = facts_text(facts)
     if rows := reproduce_.other_rows(verdicts.stand(c, ()) for c in others if c.id != claim.id):
         shown = [{k: v for k, v in row.items() if k != "verdict"} for row in rows]
-        text += f"\n\nother claims of this cell (--claim):\n{table_text(shown)}"
+        text += f"\n\nother claims of this cell (--claim):\n{table_text(_narrow(shown))}"
     say(as_json, document, text)
 
 

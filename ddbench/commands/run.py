@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from ddbench.commands.common import (
     counted,
     example,
     facts_text,
+    files_text,
     how_options,
     json_option,
     load_plugins,
@@ -124,12 +127,18 @@ from ddbench.commands.common import (
         "--boards",
         type=cloup.Path(path_type=Path),
         metavar="DIR",
-        help="where the tables go (default: leaderboards for the run folder runs, else inside the run folder)",
+        help="where the tables go (default: leaderboards for the embedded suite as it is, else RUNS/leaderboards)",
     ),
     option("--no-boards", is_flag=True, help="records only"),
     option("--only-missing/--force", default=True, help="skip cells that are done, or do all again"),
     option("--jobs", type=cloup.IntRange(min=1), default=1, metavar="N", help="worker processes"),
     option("--dry-run", is_flag=True, help="print the cells with estimated seconds and bytes; run nothing"),
+    option(
+        "--all",
+        "every_line",
+        is_flag=True,
+        help="with --dry-run: every line of a large plan, which is else told by data set and method",
+    ),
     option(
         "--calibrate",
         is_flag=True,
@@ -170,6 +179,7 @@ def run(
     only_missing: bool,
     jobs: int,
     dry_run: bool,
+    every_line: bool,
     calibrate: bool,
     time_budget: str | None,
     snapshot_every: int | None,
@@ -235,12 +245,21 @@ def run(
     silent = quiet or as_json
     if calibrate and not dry_run:
         raise ValueError("--calibrate says how long cells would take; expected --dry-run too")
+    if every_line and not dry_run:
+        raise ValueError("--all is of the lines that a dry run prints; expected --dry-run too")
     if dry_run:
-        trials = [cell for group in groups for cell in group.trials(0)]
-        _dry_run("" if methods else chosen.name, cells, trials, Path(runs), device, calibrate, as_json)
+        shown = _Shown("" if methods else chosen.name, every_line, as_json)
+        _dry_run(
+            cells, groups, plan.HOLDOUT if holdout is None else holdout, Path(runs), device, calibrate, shown
+        )
         return
     from ddbench import runner  # the plan is checked before torch is loaded
 
+    # only the run that is the same for everybody writes where a checkout keeps its boards
+    standard = suite in (None, "embedded") and not methods and runs == "runs"
+    standard = standard and all(flag is None for flag in (seeds, repeats, recipe, snapshot_every))
+    standard = standard and (device, precision, engine) == ("auto", "fp32", "auto")
+    target = boards or (Path("leaderboards") if standard else Path(runs) / "leaderboards")
     notes = runner.validate([*cells, *(cell for group in groups for cell in group.trials(0))])
     context = make_context(
         runs,
@@ -257,7 +276,8 @@ def run(
     )
     if not silent:
         of = "" if methods else f" of suite {chosen.name}"
-        cloup.echo(f"{counted(len(cells), 'cell')}{of}; sets and records go to {runs}", err=True)
+        going = "" if no_boards else f", boards to {target}"
+        cloup.echo(f"{counted(len(cells), 'cell')}{of}; sets and records go to {runs}{going}", err=True)
         for note in notes:
             cloup.echo(note, err=True)
     choices: dict[str, Any] = {}
@@ -267,7 +287,7 @@ def run(
 
         try:
             cells, choices, failures = sweep.decide(
-                groups, context, holdout or sweep.HOLDOUT, chosen=lambda c: None if silent else _told(str(c))
+                groups, context, holdout or plan.HOLDOUT, chosen=lambda c: None if silent else _told(str(c))
             )
         except runner.BudgetUsedUp as stopped:
             say(as_json, {"cells": [], "boards": [], "plots": [], "exit_status": 0}, str(stopped))
@@ -282,11 +302,12 @@ def run(
         from ddbench import board
 
         try:
-            # trials in a folder of their own leave the boards of the main one alone
-            out = boards or Path("leaderboards" if runs == "runs" else Path(runs) / "leaderboards")
-            tables, made, unreadable = write_boards([Path(runs)], out)
+            tables, made, unreadable = write_boards([Path(runs)], target)
         except OSError as error:  # the records are safe; what became of the cells is still to be said
-            cloup.echo(f"error: no boards: {error}; make them later: ddbench board --runs {runs}", err=True)
+            cloup.echo(
+                f"error: no boards: {error}; make them later: ddbench board --runs {shlex.quote(runs)}",
+                err=True,
+            )
             tables, unreadable, status = [], [], status or 1
         warn(unreadable)
         mine = {r.cell.distil.dataset for r in summary.records}
@@ -301,19 +322,32 @@ def run(
         document["sweeps"] = [sweep.document(c) for c in dict.fromkeys(choices.values())]
         document["failed_sweeps"] = failures
     lines = [text, *unscored(summary.outcomes), *failures, str(summary)]
-    lines += [f"boards: {', '.join(str(p) for p in made)}"] if made else []
-    lines += [f"over time: {', '.join(str(p) for p in summary.plots)}"] if summary.plots else []
+    lines += [f"boards in {files_text(made)}"] if made else []
+    lines += [f"over time: {_plots_text(summary.plots)}"] if summary.plots else []
     say(as_json, document, "\n".join(line for line in lines if line))
     if status:
         raise Failed(status)
+
+
+def _plots_text(plots: list[Path]) -> str:
+    return str(plots[0]) if len(plots) == 1 else f"{counted(len(plots), 'plot')} in {plots[0].parent}"
 
 
 def _told(text: str) -> None:
     cloup.echo(text, err=True)
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """How a dry run is told."""
+
+    suite: str
+    every_line: bool
+    as_json: bool
+
+
 def _dry_run(
-    suite: str, cells: list[Any], trials: list[Any], runs: Path, device: str, calibrate: bool, as_json: bool
+    cells: list[Any], swept: list[Any], holdout: float, runs: Path, device: str, calibrate: bool, how: _Shown
 ) -> None:
     """What a run would do, how long it would take and how much disk: no data, and no torch but to calibrate."""
     from ddbench import estimate, store
@@ -324,14 +358,29 @@ def _dry_run(
     machine = estimate.calibrated(device) if calibrate else estimate.machine(device)
     known = [*own, *estimate.records_that_come_along()]
     estimator = estimate.Estimator(machine, known)
-    groups = estimate.groups(cells, estimator, own)
     # a comparison of settings has a run folder of its own, and seeds of its own, which here are all 0
-    before = [estimate.seedless(r) for r in store.RunFolder(runs / "sweeps").records([])]
-    compared = estimate.groups(trials, estimator, before)
+    before = (
+        [estimate.seedless(r) for r in store.RunFolder(runs / estimate.SWEEPS).records([])] if swept else []
+    )
+    notes: list[str] = []
+    if swept:
+        cells = []
+    for group in swept:
+        settings = estimate.settled(runs, group, holdout, before)
+        cells += list(group.cells) if settings is None else group.chosen(settings)
+        d = group.cells[0].distil
+        of = f"{d.method} {d.dataset} ipc {d.ipc} {group.cells[0].protocol}"
+        notes.append(
+            f"{of}: settings are not chosen yet; counted with {settings_text(group.candidates[0])}"
+            if settings is None
+            else f"{of}: {settings_text(settings)} was chosen before"
+        )
+    groups = estimate.groups(cells, estimator, own)
+    compared = estimate.groups([cell for group in swept for cell in group.trials(0)], estimator, before)
     say(
-        as_json,
-        estimate.document(suite, groups, compared, machine),
-        estimate.text(suite, groups, compared, machine, str(runs)),
+        how.as_json,
+        estimate.document(how.suite, groups, compared, machine) | ({"notes": notes} if notes else {}),
+        estimate.text(how.suite, groups, compared, machine, str(runs), how.every_line, notes),
     )
 
 

@@ -11,6 +11,8 @@ import cloup
 from cloup import option, option_group
 
 from ddbench.commands.common import (
+    A_SET,
+    RUN_FOLDER,
     Failed,
     device_option,
     example,
@@ -36,7 +38,7 @@ def _folders(runs: Sequence[Path]) -> list[Path]:
 _runs_option = option(
     "--runs",
     multiple=True,
-    type=cloup.Path(file_okay=False, path_type=Path),
+    type=RUN_FOLDER,
     metavar="DIR",
     help="run folder with records and sets; repeatable (default: runs)",
 )
@@ -58,7 +60,7 @@ _runs_option = option(
     "what is repeated (default: distillation and evaluation)",
     option(
         "--set-file",
-        type=cloup.Path(exists=True, dir_okay=False, path_type=Path),
+        type=A_SET,
         metavar="FILE",
         help="the record's set: only its evaluation is repeated",
     ),
@@ -141,10 +143,12 @@ def _say_comparison(found: Any, as_json: bool) -> None:
 
     of = found.pairs_of.partition(" ")[0]
     rows = [_row(compare_.place(line.where), line, of) for line in found.lines]
-    text = f"A: {found.a}\nB: {found.b}\npairs: {found.pairs_of}\n{table_text(rows)}"
+    text = f"A: {found.a}\nB: {found.b}\npairs: {found.pairs_of}\n"
+    text += "".join(f"taken: {line}\n" for line in found.taken) + table_text(rows)
     if found.combined is not None:
         text += f"\n\nover these {found.combined.n} cells, each counted once:\n"
         text += table_text([_row("all", found.combined, "cells")])
+    text += f"\n\n{found.scope}" if found.scope else ""
     document = dataclasses.asdict(found)
     for made, line in zip(document["lines"], found.lines, strict=True):
         made["verdict"] = line.verdict
@@ -163,7 +167,8 @@ def _say_comparison(found: Any, as_json: bool) -> None:
     ),
 )
 @cloup.argument(
-    "a", help="METHOD, METHOD:RECIPE or METHOD:RECIPE:SETTINGS with records, or a set (.safetensors)"
+    "a",
+    help="METHOD, METHOD:RECIPE or METHOD:RECIPE:SETTINGS (none: its own) with records, or a set (.safetensors)",
 )
 @cloup.argument("b", help="likewise")
 @option_group(
@@ -216,7 +221,8 @@ def compare(
 ) -> None:
     """A paired test between two methods, from their records, or between two sets, evaluated with the same students.
 
-    Methods are paired by seed in each cell that both were scored in; sets by student.  Shown are the mean difference, its
+    Methods are paired by seed in each cell that both were scored in; sets by student, which says nothing of the methods that
+    made them.  Shown are the mean difference, its
     95 % interval (Student's t), the p value of the paired t test and, from six pairs on, of Wilcoxon's.
     """
     from ddbench import compare as compare_
@@ -241,6 +247,7 @@ def compare(
         return
     if ipc is not None or runs:
         raise ValueError("--ipc and --runs choose records of methods; expected neither beside two sets")
+    paths = [A_SET.convert(path, None, None) for path in (a, b)]
     set_data_root(data_root)
     load_plugins(plugins)
     from ddbench import api
@@ -259,7 +266,7 @@ def compare(
             memory_limit_mib=size_mib("--memory-limit", memory_limit),
             quiet=quiet or as_json,
         )
-        for path in (a, b)
+        for path in paths
     ]
     _say_comparison(compare_.sets(a, b, *sides), as_json)
 
@@ -275,7 +282,7 @@ def compare(
     "sets",
     nargs=-1,
     required=True,
-    type=cloup.Path(exists=True, dir_okay=False, path_type=Path),
+    type=A_SET,
     help="distilled sets (.safetensors)",
 )
 @option("--dataset", metavar="NAME", help="real data to look in (default: the set's own)")

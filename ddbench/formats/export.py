@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ class Exported:
     lost: tuple[str, ...]
     read_with: str
     """The command that reads it again."""
+    warnings: tuple[str, ...] = ()
+    """What of it changes the images by more than rounding."""
 
 
 def _text(values: Sequence[float]) -> str:
@@ -148,8 +151,9 @@ def write_folder(
 ) -> Exported:
     """Write the stored pictures as 8-bit PNG: ``00007/class00007_id00003.png``, folders numbered by class.
 
-    Float values come to the [0, 1] scale, are clamped and rounded to 256 levels (a whitening is undone first): the largest
-    change is said in the cards.  Mosaics are written as they are stored.  uint8 sets in class order come back bit by bit.
+    Float values come to the [0, 1] scale, are clamped and rounded to 256 levels (a whitening is undone first): the largest and
+    the mean change and the share of clamped values are said in the cards, and where values were clamped in ``warnings``.
+    Mosaics are written as they are stored.  uint8 sets in class order come back bit by bit.
 
     Args:
         real: the training split, for sets that name real images.
@@ -175,7 +179,7 @@ def write_folder(
         )
     assert space is not None  # codecs.check refuses images without one
     folder = _fresh(path)
-    lost, moved = _left_out(distilled), 0.0
+    lost, moved = _left_out(distilled), _Moved()
     if distilled.targets.soft is not None:
         lost.append(f"soft labels ({distilled.targets.kind})")
     if distilled.program is not None and distilled.program.order is None:
@@ -191,7 +195,7 @@ def write_folder(
         else:
             unit = stored.float() if space.stored == "unit" else space.input_to_unit(stored.float())
             pixels = (unit.clamp(0, 1) * 255).round().to(torch.uint8)
-            moved = max(moved, float((unit - pixels.float() / 255).abs().max()))
+            moved.see(unit, pixels)
         for row, c in zip(pixels, ids[start : start + _BATCH].tolist(), strict=True):
             number = counts.get(c, 0)
             counts[c] = number + 1
@@ -204,8 +208,8 @@ def write_folder(
             with store.writing(file) as temporary:
                 Image.fromarray(array).save(temporary)
             files.append(file)
-    if moved:
-        lost.append(f"values between and beyond 256 levels: the largest change is {255 * moved:.3g} levels")
+    if moved.largest:
+        lost.append(f"values between and beyond 256 levels: {moved}")
     exported = {
         **_common(distilled, space),
         "form": "folder",
@@ -214,7 +218,38 @@ def write_folder(
         "folders": {f"{c:05d}": c for c in sorted(counts)},
     }
     exported |= _grid(distilled)
-    return _finish(distilled, folder, files, exported, lost, _command(folder, distilled))
+    done = _finish(distilled, folder, files, exported, lost, _command(folder, distilled))
+    if not moved.clamped:
+        return done
+    return replace(done, warnings=(f"the pictures are not what students learned from: {moved}",))
+
+
+@dataclass
+class _Moved:
+    """How far values go when they become bytes; in levels of 256."""
+
+    values: int = 0
+    clamped: int = 0
+    """Beyond the darkest or brightest byte by more than rounding takes."""
+    changes: float = 0.0
+    largest: float = 0.0
+
+    def see(self, unit: Tensor, pixels: Tensor) -> None:
+        """Values on the [0, 1] scale and the bytes that they became, of the same shape."""
+        change = (255 * unit - pixels.float()).abs()
+        self.values += unit.numel()
+        self.clamped += int((change > 0.501).sum())
+        self.changes += float(change.sum(dtype=torch.float64))
+        self.largest = max(self.largest, float(change.max()))
+
+    def __str__(self) -> str:
+        mean = self.changes / self.values
+        text = f"the largest change is {self.largest:.3g} levels, the mean {mean:.2g}"
+        return (
+            f"{text}; {100 * self.clamped / self.values:.3g} % of the values are clamped"
+            if self.clamped
+            else text
+        )
 
 
 def _grid(distilled: DistilledSet) -> dict[str, Any]:
@@ -226,7 +261,7 @@ def _grid(distilled: DistilledSet) -> dict[str, Any]:
 
 
 def _command(folder: Path, distilled: DistilledSet) -> str:
-    return f"ddbench import {folder} --dataset '{distilled.card.dataset}'"
+    return f"ddbench import {shlex.quote(str(folder))} --dataset {shlex.quote(distilled.card.dataset)}"
 
 
 def _saved(value: Tensor, path: Path) -> Path:
@@ -311,5 +346,5 @@ def write_safetensors(distilled: DistilledSet, folder: str | os.PathLike[str]) -
         files,
         exported,
         [],
-        f"ddbench evaluate {place / 'set.safetensors'} --protocol quick",
+        f"ddbench evaluate {shlex.quote(str(place / 'set.safetensors'))} --protocol quick",
     )

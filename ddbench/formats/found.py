@@ -184,6 +184,17 @@ def _per_class(ids: Tensor) -> tuple[int, str]:
     return len(counts), f"{len(counts)} classes, {each}"
 
 
+def _two_valued(rows: Tensor) -> bool:
+    """Whether every row (K,) has one value at one place and another everywhere else, as one-hot rows of any scale have."""
+    low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
+    if rows.shape[1] == 2 and (len(rows) < 2 or bool(low.std() > 0) or bool(high.std() > 0)):
+        return False  # any two different values are so
+    near = 1e-3 * (high - low)
+    return bool(
+        (((rows - low <= near) | (high - rows <= near)).all(1) & ((high - rows <= near).sum(1) == 1)).all()
+    )
+
+
 def labels_of(labels: Tensor) -> Labels:
     """Kind of labels (n,) or (n, K) by their values (whole numbers: class ids; rows that sum to 1: probabilities)."""
     name, shape = str(labels.dtype).removeprefix("torch."), tuple(labels.shape)
@@ -224,8 +235,15 @@ def labels_of(labels: Tensor) -> Labels:
         return made(
             "centred", f"{name} {shape}, one-hot minus 1/{shape[1]}: class ids by their largest value", ids
         )
-    if bool((rows < 0).any()):
+    if bool((rows < 0).any()) and not _two_valued(rows):
         return made("logits", f"{name} {shape}, from {float(rows.min()):.3g} to {float(rows.max()):.3g}", ids)
+    if bool((rows < 0).any()):
+        low, high = float(rows.min()), float(rows.max())
+        return made(
+            "",
+            f"{name} {shape}, two values a row ({low:.3g}, {high:.3g}): one-hot class ids in disguise, or logits",
+            ids,
+        )
     return made("", f"{name} {shape}, none negative, rows do not sum to 1: logits or values", ids)
 
 

@@ -381,9 +381,13 @@ def _parquet(paths: Sequence[Path], limit_mib: float) -> dict[str, Any]:
             f"{paths[0]} has the columns {', '.join(list(columns.values())[:8]) or '(none)'}; expected image and class_id "
             f"(or label)"
         )
+    leaves = {}
+    for path in paths:
+        leaves[path] = foreign.parquet_column(path, (f"{image}.bytes", image), ("BYTE_ARRAY",), limit_mib)
+        foreign.parquet_column(path, (label,), ("INT32", "INT64"), limit_mib)
     counts: dict[str, int] = {}
     for path in paths:
-        for row in foreign.parquet_rows(path, [label], limit_mib):
+        for row in foreign.parquet_rows(path, [label], limit_mib, 4096):
             if not isinstance(row[label], int):
                 raise FormatError(
                     f"{path}: column {label} has {str(row[label])[:40]!r}; expected whole class ids"
@@ -393,7 +397,7 @@ def _parquet(paths: Sequence[Path], limit_mib: float) -> dict[str, Any]:
     def read(most: int | None) -> Iterator[tuple[str, NDArray[np.uint8]]]:
         number = 0
         for path in paths:
-            for row in foreign.parquet_rows(path, [image, label], limit_mib):
+            for row in foreign.parquet_rows(path, [leaves[path], label], limit_mib):
                 if number == most:
                     return
                 value = row[image]

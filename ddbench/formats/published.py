@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,12 @@ STATS: Mapping[str, Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]] =
     "mtt": {**_COMMON, "cifar100": _CIFAR},
 }
 """Mean and deviation a channel, by family of code and data set (specs of arXiv:2006.05929 and arXiv:2203.11932)."""
+_OTHERS = {
+    "cifar10": "deviations of 0.247,0.243,0.261 (DD-RobustBench re-normalises IDC with 0.2471,0.2435,0.2616)"
+}
+"""Statistics that are about, too, of data sets whose usual ones are taken without a question."""
+_RAW_HIGH = 2.0  # optimised pixels overshoot, not by so much
+_PIXEL_LISTS = ("idc", "dream", "ncfm")
 _KIP_NOTE = (
     "distilled under KIP's own whitening, which is not published; it is evaluated in the space that was said"
 )
@@ -85,6 +91,11 @@ class _Unclear:
 
     found: Found
     questions: list[str]
+    notes: dict[str, str] = field(default_factory=dict)
+    """For the card: what was assumed, and doubts."""
+
+    def doubt(self, text: str) -> None:
+        self.notes["source_doubt"] = _joined(self.notes.get("source_doubt", ""), text)
 
     def ask(self, flag: str, why: str) -> None:
         self.questions.append(f"{flag}: {why}")
@@ -97,6 +108,10 @@ class _Unclear:
         raise FormatError(
             f"{self.found.path} does not say all that is needed, and nothing is guessed.  Seen:{seen}\nTo be said:{asked}"
         )
+
+
+def _joined(*texts: str) -> str:
+    return "; ".join(t for t in texts if t)
 
 
 def _plain_name(name: str) -> str:
@@ -134,6 +149,11 @@ def _statistics(real: ImageData, stats: str | Stats | None, unclear: _Unclear) -
             "--stats dc|mtt|own|M,../S,..",
             f"by which mean and deviation the values were standardised ({listed})",
         )
+    else:
+        text = f"assumed: {_numbers(own)}, which the codes of DC and MTT share"
+        if _plain_name(real.name) in _OTHERS:
+            text += f"; some codes have {_OTHERS[_plain_name(real.name)]}: say theirs with --stats"
+        unclear.notes["source_statistics"] = text
     return own
 
 
@@ -145,14 +165,15 @@ def _space(
     stats: str | Stats | None,
     zca: ZCA | None,
     zca_on: str | None,
+    alias: str | None,
     unclear: _Unclear,
-) -> tuple[Space, str]:
-    """The space of the stored values, and a word on doubts about it."""
+) -> Space:
+    """The space of the stored values; doubts about it are noted."""
     assert found.images is not None  # pictures and tensors have values
     train = real.train
     own: Stats = tuple(train.mean), tuple(train.std)
     if isinstance(space, Space):
-        return space, ""
+        return space
     if space is not None and space not in SPACES:
         raise FormatError(f"space is {space!r}; expected raw, norm or zca")
     if zca is not None and space not in (None, "zca"):
@@ -161,37 +182,43 @@ def _space(
         if space not in (None, "raw"):
             raise FormatError(f"{o.path} has 8-bit pixels, which are raw; they cannot be in space {space!r}")
         mean, std = own if stats is None else _statistics(train, stats, unclear)
-        return Space("uint8", mean, std), ""
+        return Space("uint8", mean, std)
     if space is None:
-        if o.format == "pair" and o.facts.get("form") == "list" and found.space == "raw":
-            space = "raw"  # IDC, DREAM and NCFM store pixels, and these are
+        listed = o.format == "pair" and o.facts.get("form") == "list"
+        if listed and alias in _PIXEL_LISTS and found.space == "raw":
+            space = "raw"  # these store pixels, and the values are
         else:
             why = f"the file does not say; a hint: {found.space or 'unclear'}, {found.evidence}"
+            if listed and found.space == "raw":
+                why += ".  IDC, DREAM and NCFM store pixels in such lists: --format idc, dream or ncfm says so, too"
             if o.format == "kip":
                 why = (
                     f"KIP whitens in a way of its own, which is not in the file, so accuracy will suffer in any space of ours; "
                     f"say zca (the nearest: ours, eps 0.1) to go on.  {found.evidence}"
                 )
             unclear.ask("--space raw|norm|zca", why)
-            return Space("unit", *own), ""
-    doubt = (
-        ""
-        if found.space in ("", space)
-        else f"said {space}, but by its values {found.space}: {found.evidence}"
-    )
+            return Space("unit", *own)
+    if found.space not in ("", space):
+        unclear.doubt(f"said {space}, but by its values {found.space}: {found.evidence}")
     if space == "raw":
+        if found.images.high > _RAW_HIGH:
+            raise FormatError(
+                f"{o.path} has values from {found.images.low:.4g} to {found.images.high:.4g}, which are no pixels on the "
+                f"[0, 1] scale (raw); expected values from 0 to 1: pixels from 0 to 255 need images.round().to(torch.uint8) or "
+                f"images / 255, and standardised or whitened ones --space norm or zca"
+            )
         mean, std = own if stats is None else _statistics(train, stats, unclear)
-        return Space("unit", mean, std), doubt
+        return Space("unit", mean, std)
     if space == "norm":
-        return Space("input", *_statistics(train, stats, unclear)), doubt
+        return Space("input", *_statistics(train, stats, unclear))
     if zca is not None:
-        return Space("input", (0.0,) * train.shape[0], (1.0,) * train.shape[0], zca), doubt
+        return Space("input", (0.0,) * train.shape[0], (1.0,) * train.shape[0], zca)
     if zca_on is None and o.format == "dc":
         unclear.ask(
             "--zca-on unit|standardised",
             "which pixels were whitened: DataDAM whitens standardised ones, MTT and its descendants those of [0, 1]",
         )
-        return Space("unit", *own), doubt
+        return Space("unit", *own)
     if zca_on not in (None, "unit", "standardised"):
         raise FormatError(f"whitening is said to be of {zca_on!r}; expected unit or standardised")
     unclear.check()  # before the fit, which takes minutes
@@ -199,8 +226,8 @@ def _space(
         mean, std = _statistics(train, stats, unclear)
         unclear.check()
         train = replace(train, mean=mean, std=std)
-        return data.zca_space(train, data.fit_zca(train, 0.1, "standardised"), "standardised"), doubt
-    return data.zca_space(train, data.fit_zca(train, 0.1)), doubt
+        return data.zca_space(train, data.fit_zca(train, 0.1, "standardised"), "standardised")
+    return data.zca_space(train, data.fit_zca(train, 0.1))
 
 
 # ------------------------------------------------------------------------------------------------ labels and classes
@@ -212,7 +239,9 @@ def _labels(
     """Labels and their kind, as :func:`given.as_set` takes them."""
     if kind is not None and kind not in (*KINDS, "centred"):
         raise FormatError(f"label kind is {kind!r}; expected {', '.join((*KINDS, 'centred'))}")
-    if labels.dim() == 2 and (kind in ("ids", "centred") or (kind is None and seen.kind == "centred")):
+    if labels.dim() == 2 and (
+        kind in ("ids", "centred") or (kind is None and seen.kind == "centred" and o.format == "kip")
+    ):
         return labels.argmax(1), "ids"
     if kind is not None:
         return labels, kind
@@ -221,7 +250,7 @@ def _labels(
             "--labels ids|values",
             f"labels are {seen.why}; KIP's learned ones are values of a regression, not logits",
         )
-    elif not seen.kind:
+    elif not seen.kind or seen.kind == "centred":
         unclear.ask("--labels ids|probabilities|logits|values", f"labels are {seen.why}")
     return labels, None
 
@@ -321,8 +350,19 @@ def _codec(
     """How stored pictures are cut into items; None: they are the items.  ``sorted_classes``: 0 where they stand unsorted."""
     if decode not in DECODES:
         raise FormatError(f"decode is {decode!r}; expected one of {', '.join(DECODES)}")
-    if factor is not None and factor < 1:
-        raise FormatError(f"factor is {factor}; expected at least 1")
+    assert found.images is not None  # of pictures and tensors
+    side = min(found.images.shape[2:])
+    if factor is not None and not 1 <= factor <= side:
+        raise FormatError(
+            f"factor is {factor}; expected 1 (no mosaics) or 2 to {side} tiles a side, which {o.path} with pictures of "
+            f"{'x'.join(map(str, found.images.shape[2:]))} can have"
+        )
+    if factor == 1 and decode != "single":
+        raise FormatError(
+            f"decode {decode} cuts mosaics, and {o.path} is said to have none (factor 1); expected a factor of at least 2"
+        )
+    if bound < 1:
+        raise FormatError(f"bound is {bound}; expected at least 1 item a class")
     if factor is None:
         named = alias == "bacon" or o.path.name.upper().startswith("BACON")
         if o.format == "pair" and o.facts.get("form") == "list":
@@ -528,15 +568,14 @@ def read_published(
             made = _subset(o, real, method)
         else:
             by_card = _said_by_card(o, real)
-            made, doubt = _made(
+            made, noted = _made(
                 o, found, real, space=space or by_card.get("space"), stats=stats or by_card.get("stats"), zca=zca,
                 zca_on=zca_on or by_card.get("zca_on"), label_kind=label_kind or by_card.get("label_kind"),
                 factor=by_card.get("factor") if factor is None else factor,
                 decode=decode or by_card.get("decode") or "single", bound=bound, experiment=experiment,
                 classes=classes, method=method, alias=format, limit_mib=limit_mib,
             )  # fmt: skip
-            if doubt:
-                notes["source_doubt"] = doubt
+            notes |= noted
             if by_card:
                 given["card"] = " ".join(sorted(by_card))
             if o.format == "kip":
@@ -550,9 +589,8 @@ def read_published(
             and made.space.zca is not None
             and made.space.zca.hash != expected
         ):
-            notes["source_doubt"] = (
-                f"the card names the whitening {expected}, fitted here: {made.space.zca.hash}"
-            )
+            text = f"the card names the whitening {expected}, fitted here: {made.space.zca.hash}"
+            notes["source_doubt"] = _joined(notes.get("source_doubt", ""), text)
         notes |= {
             "source_file": path.name,
             "source_sha256": o.sha256(),
@@ -598,8 +636,8 @@ def _made(
     method: str,
     alias: str | None,
     limit_mib: float,
-) -> tuple[DistilledSet, str]:
-    """A set of pictures or tensors, and a word on doubts about its space."""
+) -> tuple[DistilledSet, dict[str, str]]:
+    """A set of pictures or tensors, and notes for its card: assumptions and doubts."""
     unclear = _Unclear(found, [])
     program = None
     if o.pictures is not None:
@@ -627,17 +665,24 @@ def _made(
                     f"{o.path} has class {int(ids.max())} but the class list has {len(order)} names (0 to {len(order) - 1})"
                 )
             labels = order[ids]
+        elif kind == "ids" or labels.dim() == 1:
+            low, high = int(labels.min()), int(labels.max())
+            if low > 0 and high < real.train.classes:
+                unclear.doubt(
+                    f"labels run from {low} to {high} and none is 0 of {real.train.classes} classes: where they count from 1, "
+                    f"subtract 1"
+                )
     by_class = bool((labels[1:] >= labels[:-1]).all()) if labels.dim() == 1 else False
     runs = int(len(torch.unique(labels))) if by_class else 0
     codec = _codec(o, found, factor, decode, bound, alias, runs, unclear)
-    chosen, doubt = _space(o, found, real, space, stats, zca, zca_on, unclear)
+    chosen = _space(o, found, real, space, stats, zca, zca_on, alias, unclear)
     unclear.check()
     if images is None:
         images, labels = _decoded(o, groups, limit_mib)
     made = as_set(
         images.clone(), labels.clone(), real, space=chosen, label_kind=kind, codec=codec, method=method
     )
-    return made.changed(program=program), doubt
+    return made.changed(program=program), unclear.notes
 
 
 def _decoded(o: Opened, groups: Mapping[str, int], limit_mib: float) -> tuple[Tensor, Tensor]:

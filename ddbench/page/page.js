@@ -41,6 +41,7 @@
   }
   function seconds(v) {
     if (absent(v)) return DASH;
+    if (v > 0 && v < 0.01) return "<0.01 s";
     if (v < 10) return `${v.toFixed(v < 1 ? 2 : 1)} s`;
     if (v < 120) return `${v.toFixed(0)} s`;
     if (v < 7200) return `${(v / 60).toFixed(0)} min`;
@@ -124,6 +125,23 @@
   }
   const hideTip = () => { tip.hidden = true; follow = null; };
   addEventListener("scroll", () => (follow ? follow() : hideTip()), { passive: true, capture: true });
+
+  // ------------------------------------------------------------------------------- what scrolls sideways
+
+  /* Marks the parent of what has more to its left or right, so that its edge fades there. */
+  function scrolling(node) {
+    const tell = () => {
+      const around = node.parentElement;
+      if (!around) return;
+      around.classList.toggle("more-left", node.scrollLeft > 1);
+      around.classList.toggle("more-right", node.scrollLeft + node.clientWidth < node.scrollWidth - 1);
+    };
+    node.addEventListener("scroll", tell, { passive: true });
+    const sizes = new ResizeObserver(tell);
+    sizes.observe(node);
+    for (const child of node.children) sizes.observe(child);
+    return node;
+  }
 
   // ------------------------------------------------------------------------------- copying
 
@@ -282,11 +300,11 @@
     }
     const rest = h("button", { type: "button", class: "link", hidden: true, onclick: () => { limit = Infinity; draw(); } });
     const table = h("table", null, h("caption", null, caption), h("thead", null, head), body);
-    const box = h("div", { class: "box", tabindex: "0", role: "region", "aria-label": caption }, table);
+    const box = scrolling(h("div", { class: "box", tabindex: "0", role: "region", "aria-label": caption }, table));
     drawHead();
     draw();
     return {
-      node: h("div", null, box, rest),
+      node: h("div", null, h("div", { class: "edge" }, box), rest),
       table,
       filter(wanted) { keep = wanted; shown = rows.filter(keep); draw(); return shown.length; },
       show(next, nextRows, nextParts) {
@@ -674,7 +692,7 @@
         nodes.forEach((n) => n.again());
       })),
       h("div", { class: "panels" }, nodes.map((n) => n.figure)),
-      h("p", { class: "small quiet" }, "Whiskers are 95 % intervals of the mean over distillations; a point without them is one distillation. A whisker without a cap goes on outside. Dashed: the full data. Points at one place are set a little apart."),
+      h("p", { class: "small quiet" }, "Whiskers are 95 % intervals of the mean over distillations; a point without them is one distillation. A whisker without a cap goes on outside. Dashed: the full data. Points of equal ipc or equal bytes are set a little apart, so that none hides another."),
     ];
   }
 
@@ -737,7 +755,7 @@
       beside: num("bytes_beside", "Beside", (r) => (r.bytes_beside > 0 ? bytes(r.bytes_beside) : DASH), { first: 1, help: "What must stand beside the set while students train; not summed in" }),
       distil: num("distil_s", "Distilled in", (r) => seconds(r.distil_s), { first: 1, help: "Mean over distillations" }),
       teachers: num("teacher_s", "Teachers", (r) => (r.teacher_s > 0 ? seconds(r.teacher_s) : DASH), { first: 1, help: "Training of networks on real data" }),
-      peak: num("distil_peak_mib", "Peak, MiB", (r) => fixed(r.distil_peak_mib, 0), { first: 1, help: "Of tensors on a GPU, of the process on CPU" }),
+      peak: num("distil_peak_mib", "Peak, MiB", (r) => fixed(r.distil_peak_mib, 0), { first: 1, help: "Of tensors on a GPU; on CPU of the whole process, which says little of the method: no front there" }),
       evaluate: num("evaluate_s", "Evaluated in", (r) => seconds(r.evaluate_s), { first: 1 }),
       device: text("device", "Device"),
       precision: text("precision", "Precision"),
@@ -762,13 +780,15 @@
     });
     const start = [c.rank, c.method, c.ipc];
     const where = [c.labels, c.recipe, c.protocol, c.network];
-    const scores = [c.top, c.strip, c.random, c.n, c.share];
+    const any = (key) => board.rows.some((r) => !absent(r[key]));
+    const scores = [c.top, c.strip, c.random, c.n, ...(any("share_of_full_pct") ? [c.share] : [])];
+    const images = data.sets.some((t) => t.dataset === board.dataset) ? [c.pictures] : [];
     const peers = (r) => JSON.stringify([r.protocol, r.network, r.ipc, r.precision]);
-    const views = [["rows", "All", [...start, ...scores, ...where, c.pictures], board.rows, peers, ""]];
+    const views = [["rows", "All", [...start, ...scores, ...where, ...images], board.rows, peers, ""]];
     const titles = { "equal-bytes": "Equal bytes", "cost": "Cost", "uniform": "Uniform", "cross-architecture": "Cross-architecture" };
     for (const page of board.pages) {
       const apart = {
-        "uniform": [[...start, ...scores, ...where, c.pictures], peers],
+        "uniform": [[...start, ...scores, ...where, ...images], peers],
         "equal-bytes": [[budget, ...start, c.top, c.strip, c.n, c.bytes, c.images, c.labelBytes, c.beside, ...where], (r) => JSON.stringify([r.protocol, r.network, r.budget_bytes])],
         "cost": [[...start, c.top, c.strip, c.distil, c.teachers, cost, c.peak, front, text("machine", "Machine"), ...where], peers],
       }[page.kind] || [[c.rank, c.method, ...generic(page.columns.filter((n) => !["rank", "rank_last", "method"].includes(n)), page.rows)], (r) => JSON.stringify([r.protocol, r.ipc])];
@@ -784,7 +804,7 @@
   const ABOUT = {
     "uniform": "One protocol and network for all methods: the one under which most were measured.",
     "equal-bytes": "The best row of each method within so many shipped bytes, labels included; chosen by test accuracy, which flatters a method with many rows a little.",
-    "cost": "What the accuracy costs to make: means over distillations, the largest peak. Unbeaten: no other row of the same machine is at least as accurate for no more.",
+    "cost": "What the accuracy costs to make: means over distillations, the largest peak. Unbeaten: no other row of the same machine is at least as accurate for no more; memory on a GPU only, since a CPU’s peak is that of the whole process.",
     "cross-architecture": "Accuracy on networks that the sets were not made with: transfer is the mean over networks that are nobody’s own, drop what the own network has more.",
   };
   const rankText = (r) => {
@@ -1186,7 +1206,7 @@
 
   // ------------------------------------------------------------------------------- claims
 
-  const VERDICTS = [["reproduced", "●"], ["below", "▼"], ["above", "▲"], ["not comparable", "◇"], ["not run", "○"]];
+  const VERDICTS = [["reproduced", "●"], ["below", "▼"], ["above", "▲"], ["not comparable", "◇"], ["not run", "○"], ["no recipe", "–"]];
   function claims() {
     const rows = data.claims.rows.map((r) => ({ ...r, text: [r.claim.method, r.claim.dataset, r.claim.protocol, r.claim.network, r.claim.paper, r.claim.source, r.claim.id].join(" ").toLowerCase() }));
     if (!rows.length) {
@@ -1301,7 +1321,7 @@
     return h("section", { id: "overview", "aria-labelledby": "overview-title" },
       h("h1", { id: "overview-title" }, "Dataset distillation, measured"),
       h("p", { class: "quiet" }, `${plural(o.methods.length, "method")} on ${o.datasets.join(", ")}; records of ${days}.`),
-      h("ul", { class: "figures" }, [[whole(o.records), "records"], [whole(o.sets), "distilled sets"], [whole(o.students), "students trained and tested"],
+      h("ul", { class: "figures" }, [[whole(o.records), "records"], [whole(o.sets), o.set_files ? "distilled sets" : `sets scored; no set files in ${o.folders.join(", ")}`], [whole(o.students), "students trained and tested"],
         [seconds(o.seconds.distil_s), "of distillation"], [seconds(o.seconds.evaluate_s), "of evaluation"]].map(([n, t]) => h("li", null, h("b", null, n), h("span", null, t)))),
       facts([
         ["records", status],
@@ -1315,9 +1335,9 @@
         ["page made by", `ddbench ${data.version}`],
       ]),
       h("h3", null, "Machines"),
-      h("div", { class: "box flat", tabindex: "0", role: "region", "aria-label": "Machines" }, h("table", null, h("caption", { class: "hidden" }, "Machines and versions"),
+      h("div", { class: "edge" }, scrolling(h("div", { class: "box flat", tabindex: "0", role: "region", "aria-label": "Machines" }, h("table", null, h("caption", { class: "hidden" }, "Machines and versions"),
         h("thead", null, h("tr", null, ["Records", "Device", "Threads", "Version", "Python", "torch", "Platform"].map((t, i) => h("th", { scope: "col", class: i === 0 || i === 2 ? "num" : null }, h("span", null, t))))),
-        h("tbody", null, o.machines.map(machine)))),
+        h("tbody", null, o.machines.map(machine)))))),
       data.left_out.length ? h("details", null, h("summary", null, `${plural(data.left_out.length, "thing")} left out of this page`), h("ul", null, data.left_out.map((t) => h("li", null, t)))) : null);
   }
 
@@ -1348,7 +1368,7 @@
       ["% of full", "Share of the accuracy of the same network trained on all the data, under a step-capped protocol."],
       ["rank", "Among rows of the same protocol, version, network, ipc, precision and data."],
       ["bytes", "Images, labels, codec, space and program of the set. What must stand beside it (teachers, full data) is told apart."],
-      ["peak", "Memory of tensors on a GPU; of the whole process on CPU."],
+      ["peak", "Memory of tensors on a GPU; of the whole process on CPU, interpreter and libraries included."],
       ["partial", "The distillation was stopped by its time budget before its end."],
       [DASH, "Not measured, or does not apply."],
     ]));
