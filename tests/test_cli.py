@@ -520,7 +520,7 @@ class TestRunFolder:
         assert sorted(document["empty"]["digits"]) == ["as-published", "cross-architecture"]
         assert "tables/digits-ipc.png" in document["boards"]
         said = ddbench("board", "--quiet", "--no-plots", "--kind", "tables")
-        assert said.out == "leaderboards: 2 pages and 1 table; begin with leaderboards/README.md\n"
+        assert said.out == "runs/leaderboards: 2 pages and 1 table; begin with runs/leaderboards/README.md\n"
 
     def test_one_kind_of_board_is_shown_and_written(self, ddbench, folder):
         said = ddbench(

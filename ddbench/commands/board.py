@@ -41,10 +41,9 @@ KINDS = ("tables", "uniform", "as-published", "equal-bytes", "cost", "cross-arch
 )
 @option(
     "--out",
-    default="leaderboards",
     type=cloup.Path(path_type=Path),
     metavar="DIR",
-    help="where the tables go",
+    help="where the tables go (default: leaderboards inside the first run folder)",
 )
 @option(
     "--kind",
@@ -65,7 +64,7 @@ KINDS = ("tables", "uniform", "as-published", "equal-bytes", "cost", "cross-arch
 @json_option
 def board(
     runs: tuple[Path, ...],
-    out: Path,
+    out: Path | None,
     kinds: tuple[str, ...],
     uniform: str | None,
     plots: bool,
@@ -79,6 +78,7 @@ def board(
     from ddbench import board as board_
 
     folders = runs or (Path("runs"),)
+    out = out or folders[0] / "leaderboards"
     asked = KINDS if "all" in kinds else kinds
     boards, made, unreadable = write_boards(folders, out, plots, asked, uniform or "")
     warn(unreadable)
