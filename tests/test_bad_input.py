@@ -313,7 +313,7 @@ class TestDisk:
         self.fails(monkeypatch, errno.ENOSPC, "leaderboards")
         said = ddbench("run", *RANDOM, "--seeds", 1)
         assert said.status == 1 and "1 cell: 1 done" in said.out
-        assert "error: no boards: cannot write leaderboards/digits.csv: the disk is full" in said.err
+        assert "error: no boards: cannot write runs/leaderboards/digits.csv: the disk is full" in said.err
         assert "make them later: ddbench board --runs runs" in said.err
         assert len(store.RunFolder("runs").records()) == 1
 
@@ -355,7 +355,7 @@ class TestNoNetwork:
         assert f"put cifar-10-python.tar.gz (from https://www.cs.toronto.edu/~kriz/) into {root}" in line
         assert f"or put the pictures into {root}/cifar10/{{train,val}}/<class>/" in line
         assert len(tries) == 1  # not again for every cell
-        assert "No cell of this data set has a score yet." in Path("leaderboards/cifar10.md").read_text()
+        assert "No cell of this data set has a score yet." in Path("runs/leaderboards/cifar10.md").read_text()
 
     def test_commands_on_data_say_which_file_goes_where(self, ddbench, tmp_path):  # noqa: F811
         for command in ("prepare", "show"):
