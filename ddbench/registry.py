@@ -568,7 +568,11 @@ def _facts_of(kind: str, name: str, owner: _Owner) -> Facts:
         raise PluginError(
             f"the source of {_ONE[kind]} {name!r} ({owner.origin}) cannot be found; is it installed?"
         )
-    source = _source(owner.path)
+    return _facts_from(kind, name, owner, _source(owner.path))
+
+
+@functools.lru_cache(maxsize=512)  # a plan or a table of claims asks for the same few hundreds of times
+def _facts_from(kind: str, name: str, owner: _Owner, source: _Source) -> Facts:
     classes = source.classes(kind)
     if owner.attribute:
         classes = [c for c in classes if c.name == owner.attribute]
