@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -10,12 +9,12 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from commands import Ddbench, Said, program
 from PIL import Image
 
 from ddbench import cli, executors, registry, store
@@ -26,20 +25,6 @@ ROOT = Path(__file__).resolve().parent.parent
 RANDOM = ("--method", "random", "--network", "MLP", "--repeats", "1", "--device", "cpu")
 
 
-@dataclass(frozen=True)
-class Said:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)  # fails where anything else stands beside the document
-
-
-Ddbench = Callable[..., Said]
-
-
 @pytest.fixture
 def ddbench(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -48,15 +33,7 @@ def ddbench(
     monkeypatch.chdir(tmp_path)
     before = dict(registry._added)
 
-    def run(*arguments: object) -> Said:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main([str(a) for a in arguments])
-        out, err = capfd.readouterr()
-        assert isinstance(end.value.code, int)
-        return Said(end.value.code, out, err)
-
-    yield run
+    yield program(capfd)
     registry._added.clear()
     registry._added.update(before)
 

@@ -2,51 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from commands import Ddbench, program
 
-from ddbench import cli, store
+from ddbench import store
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ("ConvNetD1W8BN", "--dataset", "digits", "--set", "epochs=2", "--device", "cpu")
 
 
-@dataclass(frozen=True)
-class Said:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Teachers = Callable[..., Said]
-
-
 @pytest.fixture
-def teachers(capfd: pytest.CaptureFixture[str], fresh_cache: Path) -> Teachers:
-    def run(*arguments: object) -> Said:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main(["teachers", *(str(a) for a in arguments)])
-        out, err = capfd.readouterr()
-        assert isinstance(end.value.code, int)
-        return Said(end.value.code, out, err)
-
-    return run
+def teachers(capfd: pytest.CaptureFixture[str], fresh_cache: Path) -> Ddbench:
+    return program(capfd, "teachers")
 
 
-def test_a_teacher_is_trained_once_measured_and_listed(teachers: Teachers, fresh_cache: Path) -> None:
+def test_a_teacher_is_trained_once_measured_and_listed(teachers: Ddbench, fresh_cache: Path) -> None:
     assert teachers("list").out.endswith("0 B in 0 entries\n(none)\n")
     said = teachers("train", *TINY)
     assert said.status == 0 and said.out.startswith("1 teacher: 1 trained now, 0 found\n")
@@ -62,7 +37,7 @@ def test_a_teacher_is_trained_once_measured_and_listed(teachers: Teachers, fresh
     assert (fresh_cache / "teachers" / made["fingerprint"] / "test.json").is_file()
 
 
-def test_count_seed_held_out_and_fields_reach_the_recipe(teachers: Teachers) -> None:
+def test_count_seed_held_out_and_fields_reach_the_recipe(teachers: Ddbench) -> None:
     said = teachers(
         "train", *TINY, "--count", 2, "--seed", 3, "--held-out", 0, "--set", "augment=crop-flip", "--json"
     )
@@ -75,7 +50,7 @@ def test_count_seed_held_out_and_fields_reach_the_recipe(teachers: Teachers) -> 
     assert more.out.startswith("3 teachers: 1 trained now, 2 found\n")
 
 
-def test_a_teacher_is_measured_again_on_its_own_data(teachers: Teachers, fresh_cache: Path) -> None:
+def test_a_teacher_is_measured_again_on_its_own_data(teachers: Ddbench, fresh_cache: Path) -> None:
     (made,) = teachers("train", *TINY, "--json").json["teachers"]
     key = made["fingerprint"]
     (fresh_cache / "teachers" / key / "test.json").unlink()
@@ -116,14 +91,14 @@ def test_a_teacher_is_measured_again_on_its_own_data(teachers: Teachers, fresh_c
     ids=str,
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_trained(
-    teachers: Teachers, fresh_cache: Path, words: tuple[object, ...], message: str
+    teachers: Ddbench, fresh_cache: Path, words: tuple[object, ...], message: str
 ) -> None:
     said = teachers("train", *words, "--device", "cpu")
     assert said.status == 2 and message in said.err and said.out == ""
     assert not list(fresh_cache.rglob("*.safetensors"))
 
 
-def test_teachers_are_removed_by_name_or_all(teachers: Teachers, fresh_cache: Path) -> None:
+def test_teachers_are_removed_by_name_or_all(teachers: Ddbench, fresh_cache: Path) -> None:
     made = [m["fingerprint"] for m in teachers("train", *TINY, "--count", 3, "--json").json["teachers"]]
     assert teachers("remove").status == 2
     both = teachers("remove", made[0], "--all")

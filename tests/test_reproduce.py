@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import Ddbench, program
 
 from ddbench import claims as claims_
-from ddbench import cli, registry, reproduce, store
+from ddbench import registry, reproduce, store
 from ddbench.claims import Claim
 from ddbench.records import Cell, DistilCell, Provenance, Record, Score, Spent
 from ddbench.verdicts import VERDICTS, standings
@@ -398,18 +397,6 @@ class TestTable:
 # ------------------------------------------------------------------------------------------------ the command
 
 
-@dataclass(frozen=True)
-class Said:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Ddbench = Callable[..., Said]
 TINY = [
     claim(
         id="toy-1", paper="toy", method="random", dataset="digits", network="MLP", protocol="ncfm-40", ipc=1,
@@ -448,15 +435,7 @@ def ddbench(
     monkeypatch.setattr(claims_, "published", lambda *a, **k: TINY)
     before = dict(registry._added)
 
-    def run(*arguments: object) -> Said:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main([str(a) for a in arguments])
-        out, err = capfd.readouterr()
-        assert isinstance(end.value.code, int)
-        return Said(end.value.code, out, err)
-
-    yield run
+    yield program(capfd)
     registry._added.clear()
     registry._added.update(before)
 

@@ -24,6 +24,7 @@ Departures:
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import json
 import math
@@ -406,7 +407,7 @@ class _Floor:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-class _RobustProtocol(ComposedProtocol):
+class _RobustProtocol(ComposedProtocol, abc.ABC):
     """What both scores share."""
 
     def accepts(
@@ -516,16 +517,17 @@ class _RobustProtocol(ComposedProtocol):
         plan = self.base(work.distilled).plan
         return () if plan.learned_rate and work.distilled.program is not None else self.row.rates
 
+    @abc.abstractmethod
     def _cells(self, work: _Work, plan: TrainPlan) -> tuple[dict[str, Measured], Evaluation, str]:
         """The four, students of the set under its own recipe, and how random images are labelled."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _score(self, cells: dict[str, float]) -> float:
-        raise NotImplementedError
+        """The headline of a repetition, of its four accuracies."""
 
+    @abc.abstractmethod
     def _parts(self, cells: dict[str, float]) -> dict[str, float]:
         """The two differences by name, of the means."""
-        raise NotImplementedError
 
     def evaluate(
         self,
