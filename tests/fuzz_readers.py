@@ -382,7 +382,9 @@ def guided(name: str) -> None:
         corpus.mkdir()
         for i, sample in enumerate(reader.samples(Path(folder))):
             (corpus / str(i)).write_bytes(sample)
-        for module in [m for n, m in sys.modules.items() if n.startswith("ddbench.")]:  # all of torch takes minutes
+        for module in [
+            m for n, m in sys.modules.items() if n.startswith("ddbench.")
+        ]:  # all of torch takes minutes
             for function in filter(inspect.isfunction, vars(module).values()):
                 atheris.instrument_func(function)
         atheris.Setup([sys.argv[0], str(corpus), "-max_len=65536"], lambda data: attempt(reader, path, data))
