@@ -9,11 +9,11 @@ import cloup
 from cloup import option
 
 from ddbench.commands.common import (
-    RUN_FOLDER,
     example,
     files_text,
     json_option,
     quiet_option,
+    run_folders_option,
     say,
     table_text,
     warn,
@@ -32,13 +32,7 @@ KINDS = ("tables", "uniform", "as-published", "equal-bytes", "cost", "cross-arch
         "ddbench board --kind uniform --uniform dc-dsa",
     ),
 )
-@option(
-    "--runs",
-    multiple=True,
-    type=RUN_FOLDER,
-    metavar="DIR",
-    help="run folder; repeatable (default: runs)",
-)
+@run_folders_option
 @option(
     "--out",
     type=cloup.Path(path_type=Path),

@@ -86,13 +86,26 @@ json_option = option(
 )
 quiet_option = option("--quiet", "-q", is_flag=True, help="no progress, only results and errors")
 runs_option = option("--runs", default="runs", metavar="DIR", help="run folder: sets, records, checkpoints")
+device_option = option("--device", default="auto", metavar="auto|cpu|cuda[:i]", help="where to compute")
+memory_option = option(
+    "--memory-limit",
+    metavar="SIZE",
+    help="plan with so much memory, such as 4G; larger data stay on disk",
+)
+run_folders_option = option(
+    "--runs",
+    multiple=True,
+    type=RUN_FOLDER,
+    metavar="DIR",
+    help="run folder; repeatable (default: runs)",
+)
 
 
 def how_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Options that say on what, and how exactly, something runs."""
     return option_group(
         "how it runs",
-        option("--device", default="auto", metavar="auto|cpu|cuda[:i]", help="where to compute"),
+        device_option,
         option(
             "--precision",
             default="fp32",
@@ -107,11 +120,7 @@ def how_options(function: Callable[..., Any]) -> Callable[..., Any]:
             metavar="PATH",
             help=f"how students are trained: {', '.join(ENGINES)}",
         ),
-        option(
-            "--memory-limit",
-            metavar="SIZE",
-            help="plan with so much memory, such as 4G; larger data stay on disk",
-        ),
+        memory_option,
         root_option,
         plugin_option,
     )(function)
@@ -236,16 +245,6 @@ def recipe_text(recipe: dict[str, Any]) -> str:
 
 def percent(value: float | None) -> str:
     return "" if value is None or value != value else f"{100 * value:.1f}"
-
-
-device_option = option("--device", default="auto", metavar="auto|cpu|cuda[:i]", help="where to compute")
-
-
-memory_option = option(
-    "--memory-limit",
-    metavar="SIZE",
-    help="plan with so much memory, such as 4G; larger data stay on disk",
-)
 
 
 def make_context(

@@ -11,11 +11,13 @@ from ddbench.commands.common import (
     HELP,
     Failed,
     all_or_named,
+    device_option,
     entries_text,
     example,
     facts_text,
     json_option,
     load_plugins,
+    memory_option,
     plugin_option,
     quiet_option,
     recipe_text,
@@ -117,18 +119,14 @@ def experts_list(as_json: bool) -> None:
 )
 @option_group(
     "how it runs",
-    option("--device", default="auto", metavar="auto|cpu|cuda[:i]", help="where to compute"),
+    device_option,
     option(
         "--budget",
         metavar="SIZE",
         help="bytes that those of this recipe may take, such as 8G (default: DDBENCH_EXPERTS_BUDGET, else what the disk has)",
     ),
     option("--time-budget", metavar="TIME", help="stop after so long, such as 9m; run again to go on"),
-    option(
-        "--memory-limit",
-        metavar="SIZE",
-        help="plan with so much memory, such as 4G; larger data stay on disk",
-    ),
+    memory_option,
     root_option,
     plugin_option,
 )

@@ -8,13 +8,13 @@ import cloup
 from cloup import option
 
 from ddbench.commands.common import (
-    RUN_FOLDER,
     counted,
     example,
     json_option,
     load_plugins,
     plugin_option,
     root_option,
+    run_folders_option,
     say,
     set_data_root,
     size_mib,
@@ -28,13 +28,7 @@ from ddbench.commands.common import (
         "ddbench report --runs runs --out report", "ddbench report --runs leaderboards --no-images"
     ),
 )
-@option(
-    "--runs",
-    multiple=True,
-    type=RUN_FOLDER,
-    metavar="DIR",
-    help="run folder; repeatable (default: runs)",
-)
+@run_folders_option
 @option(
     "--out",
     default="report",
